@@ -1,0 +1,229 @@
+"""The command line: `unmask COMMAND [RECIPE] [key=value …]`. Nothing heavy is imported early.
+
+Exit codes: 0 done, 1 a failure, 2 the user's mistake, 3 stopped by a signal after a clean save.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from unmask.config import COMMANDS, SFTConfig, TrainConfig
+from unmask.recipe import load_config, schema_rows, split_arguments, to_yaml
+
+if TYPE_CHECKING:
+    from unmask.models.policy import Policy
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Reinforcement-learning post-training of masked diffusion language models. "
+    "Every command takes --debug for full tracebacks.",
+)
+console = Console()
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="A recipe, then dotted overrides."),
+]
+
+
+@app.command()
+def train(arguments: Arguments = None) -> None:
+    """Train by reinforcement learning; without a recipe, sudoku-tiny."""
+    config = load_config(arguments or [], "train")
+    assert isinstance(config, TrainConfig)
+    from unmask.report import write_report
+    from unmask.training.trainer import Trainer
+
+    trainer = Trainer(config=config, show=True)
+    results = trainer.train()
+    if not trainer.run.is_main:
+        return
+    folder = trainer.run.folder.path
+    page = write_report(folder)
+    _print_before_after(results)
+    console.print(f"model   {folder / 'model'}\nreport  {page}", highlight=False)
+
+
+@app.command()
+def sft(arguments: Arguments = None) -> None:
+    """Fine-tune on demonstrations; without a recipe, sudoku-tiny-base."""
+    config = load_config(arguments or [], "sft")
+    assert isinstance(config, SFTConfig)
+    from unmask.report import write_report
+    from unmask.training.sft import SupervisedTrainer
+
+    trainer = SupervisedTrainer(config, show=True)
+    trainer.train()
+    if not trainer.run.is_main:
+        return
+    folder = trainer.run.folder.path
+    page = write_report(folder)
+    console.print(f"model   {folder / 'model'}\nreport  {page}", highlight=False)
+
+
+@app.command(name="eval")
+def evaluate(
+    arguments: Arguments = None,
+    output: Annotated[Path | None, typer.Option(help="Write the result as JSON here.")] = None,
+) -> None:
+    """Measure a model on held-out problems: unmask eval model.path=runs/x/model."""
+    config = load_config(arguments or [], "train")
+    assert isinstance(config, TrainConfig)
+    from unmask.evaluation import evaluate as measure_config
+
+    result = measure_config(config)
+    table = Table("", "solved", "95 % interval", "n", "reward", title=config.model.path)
+    for name, row in result.items():
+        table.add_row(name, *_cells(row))
+    console.print(table)
+    if output is not None:
+        content = {**result, "config": config.model_dump(mode="json")}
+        output.write_text(json.dumps(content, indent=2) + "\n")
+
+
+@app.command()
+def sample(
+    model: Annotated[str, typer.Argument(help="A folder, a packaged model's name or a hub id.")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PROMPT] [KEY=VALUE]...",
+            help="A prompt (else a held-out problem of the model's task), then overrides.",
+        ),
+    ] = None,
+    delay: Annotated[float, typer.Option(help="Seconds between steps on a terminal.")] = 0.15,
+) -> None:
+    """Watch one completion being unmasked: unmask sample tiny-sudoku sampler.temperature=0."""
+    from unmask.watch import watch_completion
+
+    rest = list(arguments or [])
+    prompt = rest.pop(0) if rest and not _is_override(rest[0]) else None
+    watch_completion(model, prompt, rest, console, delay)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Write a run's HTML page again."""
+    from unmask.report import write_report
+
+    console.print(str(write_report(run)), highlight=False)
+
+
+@app.command()
+def tasks() -> None:
+    """List the tasks with one problem each."""
+    from unmask.tasks import TASKS, get_task
+
+    table = Table("task", "prompt formats", "a held-out problem")
+    for name in TASKS:
+        task = get_task(name)
+        row = task.build("heldout", size=1, seed=0)[0]
+        table.add_row(name, ", ".join(task.prompts), row["prompt"][-1]["content"])
+    console.print(table)
+
+
+@app.command(name="config")
+def show_config(
+    arguments: Arguments = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Every field with its doc.")] = False,
+) -> None:
+    """Print the resolved config of a recipe; it is a recipe itself."""
+    if not schema:
+        sys.stdout.write(to_yaml(load_config(arguments or [])))
+        return
+    recipe, _ = split_arguments(arguments or [])
+    kinds = [load_config(arguments or []).command] if recipe else list(COMMANDS)
+    for kind in kinds:
+        table = Table("key", "type", "default", "", title=f"unmask {kind}", title_justify="left")
+        for row in schema_rows(COMMANDS[kind]):
+            table.add_row(*row)
+        console.print(table, highlight=False, markup=False)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; a user's mistake is one line on standard error."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [item for item in arguments if item != "--debug"]
+    _configure(debug)
+    from unmask.errors import Diverged, Preempted
+
+    try:
+        app(arguments, prog_name="unmask")
+    except Preempted as stop:
+        _fail(f"stopped: {stop}; go on with checkpoint.resume=auto", 3)
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        _fail(" ".join(str(error).split()), 2)
+    except Diverged as error:
+        if debug:
+            raise
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted at once; nothing was saved after the last checkpoint", 1)
+
+
+def _configure(debug: bool) -> None:
+    """Quiet libraries, and our own warnings in one place."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not debug:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_path=debug, show_time=False)],
+    )
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"unmask: {message}\n")
+    raise SystemExit(code)
+
+
+def _is_override(text: str) -> bool:
+    name, equals, _ = text.partition("=")
+    return bool(equals) and name.split(".")[0] in TrainConfig.model_fields
+
+
+def _print_before_after(results: dict[str, Any]) -> None:
+    if not results["before"]:
+        return
+    table = Table("solved", "before", "after")
+    for name in results["before"]:
+        table.add_row(name, *(_interval(results[when][name]) for when in ("before", "after")))
+    console.print(table)
+
+
+def _interval(row: dict[str, Any]) -> str:
+    if row["accuracy"] is None:
+        return "-" if row["reward"] is None else f"reward {row['reward']:.3f}"
+    return f"{row['accuracy']:.1%}  [{row['low']:.1%}, {row['high']:.1%}]  n = {row['n']}"
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    reward = "-" if row["reward"] is None else f"{row['reward']:.3f}"
+    if row["accuracy"] is None:
+        return "-", "-", str(row["n"]), reward
+    interval = f"{row['low']:.1%} to {row['high']:.1%}"
+    return f"{row['accuracy']:.1%}", interval, str(row["n"]), reward
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,412 @@
+"""The whole schema of a recipe, checked in no time: nothing here imports torch.
+
+A recipe is a YAML file plus dotted overrides. Settings of samplers, objectives and estimators are
+the classes that do the work; they are validated here and handed over as they are.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from unmask.estimators import ELBO, ESTIMATORS, Estimator
+from unmask.models.settings import LoRA, TinyArchitecture
+from unmask.objectives import ESPO, OBJECTIVES, Objective
+from unmask.sampling.settings import Sampler
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+
+def _by_name(registry: Mapping[str, type], kind: str) -> tuple[BeforeValidator, PlainSerializer]:
+    """Validate `{name: …, **settings}` into an instance of the class of that name, and back."""
+
+    def build(value: Any) -> Any:
+        if isinstance(value, tuple(registry.values())):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{value!r}: give a mapping with a name and settings")
+        settings = dict(value)
+        name = settings.pop("name", None)
+        if name not in registry:
+            raise ValueError(f"name={name!r} is unknown: choose {', '.join(registry)}")
+        try:
+            return TypeAdapter(registry[name]).validate_python(settings)
+        except ValidationError as error:
+            raise ValueError(describe(error, registry[name])) from None
+
+    def dump(value: Any) -> dict[str, Any]:
+        name = next(name for name, cls in registry.items() if type(value) is cls)
+        return {"name": name, **asdict(value)}
+
+    return BeforeValidator(build), PlainSerializer(dump)
+
+
+def field_names(cls: type) -> list[str]:
+    """Keys that a section takes."""
+    if is_dataclass(cls):
+        return [field.name for field in fields(cls)]
+    return list(getattr(cls, "model_fields", {}))
+
+
+def describe(error: ValidationError, cls: type) -> str:
+    """A validation error in one line: path, value, rule; for an unknown key the nearest ones."""
+    return "; ".join(_describe_one(item, cls) for item in error.errors())
+
+
+def _describe_one(item: Any, cls: type) -> str:
+    path = [str(part) for part in item["loc"]]
+    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        for part in path[:-1]:
+            cls = _section_type(cls, part)
+        known = field_names(cls)
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(known)}"
+        return f"{'.'.join(path)} is an unknown key: {hint}"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error" or not path:
+        about_key = "=" in message.split()[0] or " is an unknown key" in message
+        return ".".join([*path, message]) if path and about_key else ": ".join(
+            [part for part in (".".join(path), message) if part]
+        )
+    return f"{'.'.join(path)}={item['input']!r}: {message}"
+
+
+def _section_type(cls: type, key: str) -> type:
+    """The class of a nested section; `object` where there is none."""
+    hints = get_type_hints(cls)
+    candidates = [hints.get(key, object), *get_args(hints.get(key, object))]
+    return next((c for c in candidates if isinstance(c, type) and field_names(c)), object)
+
+
+class ModelConfig(Section):
+    """The checkpoint.
+
+    Args:
+        path: a folder, the name of a packaged model, or a hub id.
+        family: the expected checkpoint family; auto = as its config.json says.
+        dtype: of the weights; auto = float32 where all weights are trained, else the checkpoint's.
+        attention: transformers' attention implementation.
+        gradient_checkpointing: recompute activations in the backward pass.
+        lora: train low-rank adapters instead of all weights.
+    """
+
+    path: str = "tiny-sudoku"
+    family: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
+    gradient_checkpointing: bool = False
+    lora: LoRA | None = None
+
+
+class TaskConfig(Section):
+    """Prompts and the default reward.
+
+    Args:
+        name: of a task, see `unmask tasks`.
+        dataset: a local JSON / JSON Lines / CSV / Parquet file or folder, or a hub id, with a
+            `prompt` column and what the reward needs; null = the task's generator.
+        split: trained on.
+        eval_split: measured on.
+        size: training problems to generate.
+        prompt: format of the generated prompts, or null for the task's first one.
+        max_prompt_length: longest prompt in tokens.
+        long_prompts: drop longer prompts and count them, or refuse to run.
+        options: settings of the task itself.
+    """
+
+    name: str = "sudoku"
+    dataset: str | None = None
+    split: str = "train"
+    eval_split: str = "heldout"
+    size: int = Field(10_000, ge=1)
+    prompt: str | None = None
+    max_prompt_length: int = Field(400, ge=1)
+    long_prompts: Literal["drop", "refuse"] = "drop"
+    options: dict[str, Any] = {}
+
+
+class RewardConfig(Section):
+    """One term of the reward.
+
+    Args:
+        function: "module:name" of a callable in TRL's signature.
+        weight: factor in the sum.
+    """
+
+    function: str
+    weight: float = 1.0
+
+
+class AdvantageConfig(Section):
+    """How the rewards of a group become advantages.
+
+    Args:
+        name: of a function in `unmask.advantages`.
+        eps: added to the standard deviation, where the method divides by one.
+        unbiased: sample (G-1) standard deviation in group_norm, else the population's.
+    """
+
+    name: Literal["leave_one_out", "group_mean", "group_norm", "rloo_scaled", "maxrl"] = (
+        "leave_one_out"
+    )
+    eps: float = Field(1e-4, ge=0)
+    unbiased: bool = True
+
+
+class OptimizerConfig(Section):
+    """AdamW, clipping and the learning-rate schedule.
+
+    Args:
+        lr: peak learning rate.
+        betas: AdamW's.
+        weight_decay: AdamW's, on matrices only.
+        max_grad_norm: gradients are clipped to this norm; null = not at all.
+        schedule: after warm-up.
+        warmup_steps: updates of linear warm-up.
+    """
+
+    lr: float = Field(3e-6, gt=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float | None = Field(0.2, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+
+
+class TrainingConfig(Section):
+    """The loop.
+
+    Args:
+        num_rollouts: rollout rounds.
+        prompts_per_rollout: prompts of one round, over all processes.
+        num_generations: G, completions per prompt.
+        num_iterations: mu, updates on one round.
+        max_tokens_per_batch: padded tokens of one forward pass; auto = 16384.
+        precision: bf16 = autocast with float32 weights.
+        reference_sync_every: copy the policy into the reference every n rounds; null = never.
+        max_skipped_updates: stop after so many updates in a row with a non-finite loss or gradient.
+    """
+
+    num_rollouts: int = Field(500, ge=1)
+    prompts_per_rollout: int = Field(16, ge=1)
+    num_generations: int = Field(6, ge=1)
+    num_iterations: int = Field(8, ge=1)
+    max_tokens_per_batch: int | Literal["auto"] = "auto"
+    precision: Literal["bf16", "fp32"] = "bf16"
+    reference_sync_every: int | None = Field(None, ge=1)
+    max_skipped_updates: int = Field(5, ge=1)
+
+    @property
+    def tokens_per_pass(self) -> int:
+        """`max_tokens_per_batch` with auto resolved."""
+        return 16384 if self.max_tokens_per_batch == "auto" else self.max_tokens_per_batch
+
+
+class EvaluationConfig(Section):
+    """Measuring on `task.eval_split`.
+
+    Args:
+        every: rollout rounds between measurements; null = only before and after.
+        num_examples: problems.
+        greedy: measure at temperature 0.
+        sampled: measure at `temperature`.
+        temperature: of the sampled measurement.
+        batch_size: sequences per sampler call.
+    """
+
+    every: int | None = Field(50, ge=1)
+    num_examples: int = Field(256, ge=1)
+    greedy: bool = True
+    sampled: bool = True
+    temperature: float = Field(1.0, gt=0)
+    batch_size: int = Field(128, ge=1)
+
+
+class CheckpointConfig(Section):
+    """What makes a run survive.
+
+    Args:
+        every: rollout rounds between checkpoints; null = only when stopped.
+        keep: newest checkpoints to keep.
+        resume: never; auto = the newest whole checkpoint of output_dir; or a checkpoint's path.
+    """
+
+    every: int | None = Field(50, ge=1)
+    keep: int = Field(3, ge=1)
+    resume: str = "never"
+
+
+class LoggingConfig(Section):
+    """Where metrics go, besides metrics.jsonl.
+
+    Args:
+        trackers: accelerate's trackers: tensorboard, wandb, trackio, mlflow, …
+        rollouts: keep every rollout on disk.
+    """
+
+    trackers: list[str] = ["tensorboard"]
+    rollouts: bool = True
+
+
+_objective, _dump_objective = _by_name(OBJECTIVES, "objective")
+_estimator, _dump_estimator = _by_name(ESTIMATORS, "estimator")
+
+
+class TrainConfig(Section):
+    """A reinforcement-learning run.
+
+    Args:
+        command: which command the recipe is for.
+        model: the checkpoint.
+        task: prompts and the default reward.
+        reward: terms of the reward; null = the task's own.
+        sampler: how completions are written.
+        objective: the loss, by name.
+        estimator: of a completion's likelihood, by name.
+        advantage: rewards to advantages, by name.
+        optimizer: AdamW, clipping, schedule.
+        training: the loop.
+        evaluation: measuring on held-out problems.
+        checkpoint: saving and resuming.
+        logging: trackers.
+        output_dir: the run folder; {recipe} and {time} are filled in.
+        seed: of everything random.
+    """
+
+    command: Literal["train"] = "train"
+    model: ModelConfig = ModelConfig()
+    task: TaskConfig = TaskConfig()
+    reward: list[RewardConfig] | None = None
+    sampler: Sampler = Sampler()
+    objective: Annotated[Objective, _objective, _dump_objective] = ESPO()
+    estimator: Annotated[Estimator, _estimator, _dump_estimator] = ELBO()
+    advantage: AdvantageConfig = AdvantageConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
+    output_dir: str = "runs/{recipe}-{time}"
+    seed: int = 42
+
+    @model_validator(mode="after")
+    def _check_group(self) -> TrainConfig:
+        if self.training.num_generations < 2:
+            raise ValueError(
+                f"training.num_generations={self.training.num_generations} with "
+                f"advantage.name={self.advantage.name}: a completion is compared with others of "
+                "its prompt, so sample at least 2"
+            )
+        return self
+
+
+class SFTModelConfig(Section):
+    """The model to teach: a checkpoint, or a tiny one from scratch.
+
+    Args:
+        path: a checkpoint as in `train`; null = build `init`.
+        init: the shape of a new tiny model, with a tokenizer of the task's symbols.
+        lora: train low-rank adapters instead of all weights.
+    """
+
+    path: str | None = None
+    init: TinyArchitecture = TinyArchitecture()
+    lora: LoRA | None = None
+
+
+class DemonstrationConfig(Section):
+    """Prompts with completions to imitate.
+
+    Args:
+        name: of a task, see `unmask tasks`.
+        dataset: a local file or folder, or a hub id, with `prompt` and `completion` columns;
+            null = the task's generator.
+        split: of the dataset.
+        size: demonstrations to generate.
+        noise: fraction of generated demonstrations that are corrupted.
+        prompt: format of the generated prompts, or null for the task's first one.
+        max_prompt_length: longest prompt in tokens.
+        long_prompts: drop longer prompts and count them, or refuse to run.
+        options: settings of the task itself.
+    """
+
+    name: str = "sudoku"
+    dataset: str | None = None
+    split: str = "train"
+    size: int = Field(10_000, ge=1)
+    noise: float = Field(0.0, ge=0, le=1)
+    prompt: str | None = None
+    max_prompt_length: int = Field(400, ge=1)
+    long_prompts: Literal["drop", "refuse"] = "drop"
+    options: dict[str, Any] = {}
+
+
+class SFTTrainingConfig(Section):
+    """The supervised loop.
+
+    Args:
+        num_steps: updates.
+        batch_size: demonstrations per update, over all processes.
+        max_tokens_per_batch: padded tokens of one forward pass; auto = 16384.
+        precision: bf16 = autocast with float32 weights.
+    """
+
+    num_steps: int = Field(1000, ge=1)
+    batch_size: int = Field(128, ge=1)
+    max_tokens_per_batch: int | Literal["auto"] = "auto"
+    precision: Literal["bf16", "fp32"] = "bf16"
+
+    @property
+    def tokens_per_pass(self) -> int:
+        """`max_tokens_per_batch` with auto resolved."""
+        return 16384 if self.max_tokens_per_batch == "auto" else self.max_tokens_per_batch
+
+
+class SFTConfig(Section):
+    """A masked-diffusion supervised fine-tuning run.
+
+    Args:
+        command: which command the recipe is for.
+        model: the model to teach.
+        task: demonstrations.
+        sampler: gen_length is the canvas; all of it becomes the model's default for sampling.
+        estimator: of the likelihood that is maximised.
+        optimizer: AdamW, clipping, schedule.
+        training: the loop.
+        checkpoint: saving and resuming; `every` counts updates.
+        logging: trackers.
+        output_dir: the run folder; {recipe} and {time} are filled in.
+        seed: of everything random.
+    """
+
+    command: Literal["sft"] = "sft"
+    model: SFTModelConfig = SFTModelConfig()
+    task: DemonstrationConfig = DemonstrationConfig()
+    sampler: Sampler = Sampler()
+    estimator: Annotated[Estimator, _estimator, _dump_estimator] = ELBO(num_mc=1, coupled=False)
+    optimizer: OptimizerConfig = OptimizerConfig(lr=1e-3, max_grad_norm=1.0)
+    training: SFTTrainingConfig = SFTTrainingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig(every=500)
+    logging: LoggingConfig = LoggingConfig()
+    output_dir: str = "runs/{recipe}-{time}"
+    seed: int = 42
+
+
+COMMANDS: dict[str, type[Section]] = {"train": TrainConfig, "sft": SFTConfig}

@@ -1,0 +1,137 @@
+"""Completions of many prompts: encode, pad, sample in batches, decode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmask.maskings import derive_seed
+from unmask.models.policy import Policy, Prompt
+from unmask.sampling.sampler import OnStep, Samples
+from unmask.sampling.sampler import sample as sample_batch
+from unmask.sampling.settings import Sampler
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion as text, with how it came about.
+
+    Attributes:
+        prompt: as given.
+        text: up to the first EOS, without special tokens.
+        ids: all L token ids.
+        tokens: the text of each token by itself.
+        step_map: denoising step at which each token was revealed.
+        confidence: the model's probability of each token when it was revealed.
+    """
+
+    prompt: Prompt
+    text: str
+    ids: list[int]
+    tokens: list[str]
+    step_map: list[int]
+    confidence: list[float]
+
+
+def generate(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    sampler: Sampler,
+    seeds: Sequence[int],
+    *,
+    max_tokens: int = 16384,
+    on_step: OnStep | None = None,
+) -> Samples:
+    """Sample a completion for each encoded prompt, in batches of at most `max_tokens` tokens.
+
+    Args:
+        policy: the model.
+        prompts: token ids; repeat a prompt to get several completions.
+        sampler: the settings.
+        seeds: one per prompt.
+        max_tokens: padded tokens of one forward pass.
+        on_step: see `unmask.sampling.sampler.sample`; called for every batch.
+
+    Returns:
+        Samples on the CPU, in the order of the prompts.
+    """
+    denoiser = policy.denoiser
+    # Batches of similar length waste no padding; a sequence's tokens do not depend on its batch.
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
+    parts: list[Samples] = []
+    start = 0
+    while start < len(order):
+        width = len(prompts[order[start]]) + sampler.gen_length
+        rows = order[start : start + max(1, max_tokens // width)]
+        start += len(rows)
+        ids, mask = policy.pad_prompts([prompts[row] for row in rows])
+        parts.append(
+            sample_batch(
+                denoiser,
+                ids.to(denoiser.device),
+                mask.to(denoiser.device),
+                torch.tensor([seeds[row] for row in rows], device=denoiser.device),
+                sampler,
+                eos_ids=policy.family.eos_ids,
+                on_step=on_step,
+            )
+        )
+    back = torch.tensor(order).argsort()
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts]).cpu()[back]
+
+    return Samples(
+        joined("completion_ids"),
+        joined("step_map"),
+        joined("confidence"),
+        joined("lengths"),
+        sum(part.num_forwards for part in parts),
+    )
+
+
+def sample(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    sampler: Sampler,
+    *,
+    seed: int = 42,
+    on_step: OnStep | None = None,
+) -> list[Completion]:
+    """Write one completion per prompt; the i-th depends on `seed` and i, not on its mates.
+
+    Args:
+        policy: see `unmask.load_policy`.
+        prompts: plain texts or lists of messages.
+        sampler: the settings.
+        seed: of the draws.
+        on_step: see `unmask.sampling.sampler.sample`.
+
+    Raises:
+        ValueError: if a prompt and its completion need more positions than the network has.
+    """
+    encoded = [policy.encode(prompt) for prompt in prompts]
+    policy.require_room(max(map(len, encoded), default=0) + sampler.gen_length)
+    seeds = [derive_seed("sample", seed, index) for index in range(len(prompts))]
+    samples = generate(policy, encoded, sampler, seeds, on_step=on_step)
+    return [
+        Completion(
+            prompt,
+            policy.decode(ids),
+            ids,
+            policy.token_texts(ids),
+            samples.step_map[row].tolist(),
+            samples.confidence[row].tolist(),
+        )
+        for row, (prompt, ids) in enumerate(
+            zip(prompts, samples.completion_ids.tolist(), strict=True)
+        )
+    ]
+
+
+def as_reply(prompt: Prompt, text: str) -> str | list[dict[str, str]]:
+    """A completion in the form of its prompt, as TRL hands it to rewards."""
+    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]

@@ -1,0 +1,1 @@
+"""Checkpoints -> a `Policy` around a `Denoiser`: families, tokenizers, adapters, tiny models."""

@@ -1,0 +1,97 @@
+"""Put a run's data and the page's own style and script into one HTML file.
+
+Everything that comes from the run is untrusted text. It enters the page only as JSON in a data
+block and is drawn with `textContent`; the content security policy names the page's one script and
+one style by hash and forbids everything else, the network included.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import os
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from unmask.report.charts import chart_panels
+from unmask.report.completions import sampled_completions
+from unmask.report.headline import environment_rows, headline
+from unmask.report.run_folder import RunRecord, read_run
+
+STYLES = ("theme.css", "layout.css", "charts.css", "completions.css")
+SCRIPTS = ("core.js", "headline.js", "scale.js", "chart.js", "board.js", "table.js", "viewer.js",
+           "main.js")  # fmt: skip
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write `report.html` into `run_folder` and return its path.
+
+    The page needs no network and nothing beside itself. It can be made while the run is going, and
+    from what a killed run left behind; it then says what is missing.
+
+    Args:
+        run_folder: the folder that training wrote; at least metrics.jsonl or results.json is there.
+
+    Raises:
+        ValueError: if `run_folder` is no directory or holds neither of the two.
+        OSError: if the page cannot be written.
+    """
+    run = read_run(Path(run_folder))
+    page = render(run)
+    path = run.folder / "report.html"
+    unfinished = path.with_suffix(".html.tmp")
+    unfinished.write_text(page, encoding="utf-8")
+    os.replace(unfinished, path)
+    return path
+
+
+def render(run: RunRecord) -> str:
+    """Return the whole page of `run` as HTML."""
+    style = _joined(STYLES)
+    script = f'(() => {{"use strict";\n{_joined(SCRIPTS)}}})();\n'
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    title = html.escape(run.name.encode("utf-8", "replace").decode("utf-8"))
+    return Template(_asset("page.html")).substitute(
+        policy=policy, title=title, style=style, script=script, data=json_block(payload(run))
+    )
+
+
+def payload(run: RunRecord) -> dict[str, Any]:
+    """Return everything that the page shows of `run`, as JSON values."""
+    panels = chart_panels(run)
+    completions = sampled_completions(run)
+    return {
+        "name": run.name,
+        "headline": headline(run),
+        **panels,
+        "completions": completions,
+        "config": run.config,
+        "environment": environment_rows(run.environment),
+        "notes": run.notes,
+    }
+
+
+def json_block(value: Any) -> str:
+    """Return `value` as JSON that cannot end, or open anything in, the HTML around it."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _joined(names: tuple[str, ...]) -> str:
+    return "\n".join(_asset(name) for name in names)
+
+
+def _asset(name: str) -> str:
+    return (files("unmask.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return "sha256-" + base64.b64encode(digest).decode("ascii")

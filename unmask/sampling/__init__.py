@@ -1,0 +1,1 @@
+"""The unmasking loop: its settings, the orders of revealing, and the choice of tokens."""

@@ -1,0 +1,140 @@
+"""Checkpoints: everything the next update needs, written whole or not at all, never as pickles."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+STATE_FILE = "state.json"
+
+
+def gather_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Full trainable weights and optimizer state by parameter name, on the CPU.
+
+    Every rank must call this; only rank 0 gets the content where parameters are sharded.
+    """
+    options = StateDictOptions(
+        full_state_dict=True,
+        cpu_offload=True,
+        ignore_frozen_params=True,
+        flatten_optimizer_state_dict=True,
+    )
+    weights = dict(get_model_state_dict(model, options=options))
+    # Asking an optimizer without state for its state would take a step of 0 and leave a trace.
+    state = dict(get_optimizer_state_dict(model, optimizer, options=options)) if (
+        optimizer.state) else {}
+    return weights, state
+
+
+def restore_state(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    weights: dict[str, Tensor],
+    optimizer_state: dict[str, Any],
+) -> None:
+    """The reverse of `gather_state`, on every rank."""
+    options = StateDictOptions(
+        full_state_dict=True, ignore_frozen_params=True, flatten_optimizer_state_dict=True,
+        strict=False,
+    )
+    set_model_state_dict(model, weights, options=options)
+    if optimizer_state:
+        set_optimizer_state_dict(model, optimizer, optimizer_state, options=options)
+
+
+def write_checkpoint(
+    folder: Path,
+    state: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, Any]],
+    *,
+    keep: int,
+) -> None:
+    """Write `folder` under a temporary name, flush it to disk, rename it, drop the oldest.
+
+    If anything fails, the disk being full included, the older checkpoints stand untouched.
+
+    Args:
+        folder: `…/checkpoints/step-000100`.
+        state: counters and everything else that JSON can hold.
+        tensors: by file name; values that are no tensors go into the JSON file.
+        keep: newest checkpoints to keep.
+    """
+    temporary = folder.parent / f".{folder.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        plain: dict[str, dict[str, Any]] = {}
+        for name, values in tensors.items():
+            kept = {key: v.contiguous() for key, v in values.items() if isinstance(v, Tensor)}
+            plain[name] = {key: v for key, v in values.items() if not isinstance(v, Tensor)}
+            # Weights that share memory would be refused; a clone is written twice instead.
+            save_file(_unshared(kept), temporary / f"{name}.safetensors")
+        (temporary / STATE_FILE).write_text(json.dumps({**state, "plain": plain}, indent=1))
+        for file in temporary.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except Exception as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(
+            f"checkpoint {folder} could not be written ({error}): free some space; "
+            "older checkpoints are untouched"
+        ) from error
+    for old in list_checkpoints(folder.parent)[:-keep]:
+        shutil.rmtree(old)
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """State and tensors of a checkpoint, as they were given to `write_checkpoint`.
+
+    Raises:
+        ValueError: if the folder is no whole checkpoint.
+    """
+    try:
+        state = json.loads((folder / STATE_FILE).read_text())
+        plain = state.pop("plain")
+        tensors = {
+            name: {**load_file(folder / f"{name}.safetensors"), **values}
+            for name, values in plain.items()
+        }
+    except Exception as error:
+        raise ValueError(
+            f"checkpoint {folder} cannot be read ({error}): give a folder checkpoints/step-… of "
+            "a run, or start anew with checkpoint.resume=never"
+        ) from error
+    return state, tensors
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    found = [path for path in folder.glob("step-*") if (path / STATE_FILE).is_file()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        pointer = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if pointer in seen else tensor
+        seen.add(pointer)
+    return result

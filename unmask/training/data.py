@@ -1,0 +1,148 @@
+"""Where prompts come from: a task's generator, a local file or a hub data set; never lost count.
+
+The order of prompts is a pure function of (seed, epoch), so that a cursor is all the state.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unmask.maskings import derive_seed
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from unmask.models.policy import Prompt
+
+logger = logging.getLogger(__name__)
+
+FILE_FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a data set.
+
+    Attributes:
+        index: row number in the data set.
+        prompt: plain text or a list of messages.
+        prompt_ids: its tokens.
+        columns: the other columns, for the rewards.
+    """
+
+    index: int
+    prompt: Prompt
+    prompt_ids: list[int]
+    columns: dict[str, Any]
+
+
+def load_dataset(name: str, split: str) -> Dataset:
+    """A data set from a local file or folder, or from the hub.
+
+    Args:
+        name: path of a JSON, JSON Lines, CSV or Parquet file, a folder of such files, or a hub id.
+        split: for a file, ignored; else the split to read.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    import datasets
+
+    path = Path(name).expanduser()
+    if path.suffix in FILE_FORMATS and not path.is_file():
+        raise ValueError(f"dataset {name!r} does not exist: give a file, a folder or a hub id")
+    try:
+        if path.is_file():
+            if path.suffix not in FILE_FORMATS:
+                raise ValueError(f"its ending is none of {', '.join(FILE_FORMATS)}")
+            return datasets.load_dataset(
+                FILE_FORMATS[path.suffix], data_files=str(path), split="train"
+            )
+        return datasets.load_dataset(str(path) if path.is_dir() else name, split=split)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"dataset {name!r} (split {split!r}) cannot be read: {reason}; give a JSON, CSV or "
+            "Parquet file, a folder of such files, or a hub id that can be reached"
+        ) from error
+
+
+def encode_examples(
+    dataset: Dataset,
+    encode: Callable[[Prompt], list[int]],
+    *,
+    max_prompt_length: int,
+    long_prompts: str,
+    source: str,
+) -> list[Example]:
+    """Encode every prompt; drop those that are too long and say how many, or refuse.
+
+    Args:
+        dataset: with a `prompt` column.
+        encode: a prompt's token ids.
+        max_prompt_length: in tokens.
+        long_prompts: "drop" or "refuse".
+        source: the data set's name in messages.
+
+    Raises:
+        ValueError: if the column is missing, nothing is left, or a prompt is refused.
+    """
+    if "prompt" not in dataset.column_names:
+        raise ValueError(
+            f"{source} has no column 'prompt', only {', '.join(dataset.column_names) or 'none'}: "
+            "rename the column that holds the prompts"
+        )
+    examples, dropped = [], 0
+    for index, row in enumerate(dataset):
+        prompt = row.pop("prompt")
+        ids = encode(prompt)
+        if len(ids) <= max_prompt_length:
+            examples.append(Example(index, prompt, ids, row))
+        elif long_prompts == "drop":
+            dropped += 1
+        else:
+            raise ValueError(
+                f"{source}: prompt {index} has {len(ids)} tokens, more than "
+                f"task.max_prompt_length={max_prompt_length}: raise it or set "
+                "task.long_prompts=drop"
+            )
+    if dropped:
+        logger.warning(
+            "%s: dropped %d of %d prompts with more than %d tokens (task.max_prompt_length)",
+            source, dropped, dropped + len(examples), max_prompt_length,
+        )
+    if not examples:
+        raise ValueError(
+            f"{source} has no prompt to train on: {dropped} were longer than "
+            f"task.max_prompt_length={max_prompt_length}, none is left"
+            if dropped
+            else f"{source} is empty: give a data set with at least one row"
+        )
+    return examples
+
+
+def take(examples: Sequence[Any], cursor: int, count: int, seed: int) -> list[Any]:
+    """`count` examples from position `cursor` of an endless shuffled stream.
+
+    Every epoch is a permutation of its own, derived from (seed, epoch).
+
+    Args:
+        examples: one epoch.
+        cursor: examples taken before.
+        count: how many.
+        seed: of the run.
+    """
+    size, taken = len(examples), []
+    for position in range(cursor, cursor + count):
+        epoch, offset = divmod(position, size)
+        if not taken or offset == 0:
+            generator = torch.Generator().manual_seed(derive_seed("epoch", seed, epoch))
+            order = torch.randperm(size, generator=generator).tolist()
+        taken.append(examples[order[offset]])
+    return taken

@@ -1,0 +1,137 @@
+"""Rewards: load them by name, call them in TRL's signature, check and combine what they return."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RewardFunction = Callable[..., Sequence[float | None]]
+
+
+class RewardError(ValueError):
+    """A reward that raised, or returned what is no list of scores."""
+
+
+@dataclass(frozen=True)
+class RewardTerm:
+    """A reward function and its factor in the sum.
+
+    Attributes:
+        name: for metrics and messages.
+        function: `(prompts, completions, completion_ids, **columns) -> list[float | None]`.
+        weight: factor.
+    """
+
+    name: str
+    function: RewardFunction
+    weight: float = 1.0
+
+
+def load_function(reference: str) -> RewardFunction:
+    """The callable behind "module:name"; modules in the working directory are found too.
+
+    Raises:
+        RewardError: if there is no such module or callable.
+    """
+    module_name, _, name = reference.partition(":")
+    if not module_name or not name:
+        raise RewardError(f"reward.function={reference!r}: write module:name")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except ImportError as error:
+        raise RewardError(
+            f"reward.function={reference!r} cannot be imported ({error}): run where the module "
+            "can be found, or install it"
+        ) from error
+    except AttributeError:
+        raise RewardError(
+            f"reward.function={reference!r}: module {module_name} has no {name}"
+        ) from None
+    if not callable(function):
+        raise RewardError(f"reward.function={reference!r} is no callable: name a function")
+    return function
+
+
+def score(
+    terms: Sequence[RewardTerm],
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]],
+    columns: Mapping[str, Sequence[Any]],
+) -> tuple[list[float], dict[str, list[float | None]]]:
+    """Weighted sum of all terms for each completion, and each term's own values.
+
+    Args:
+        terms: at least one.
+        prompts: one per completion.
+        completions: text, or a list of one message where the prompt is one of messages.
+        completion_ids: token ids of each.
+        columns: the other columns of the data set, one value per completion.
+
+    Returns:
+        The sums, NaN where no term scored, and the values by term, None where not scored.
+
+    Raises:
+        RewardError: if a term raises, or returns a wrong number of values, NaN or no numbers.
+    """
+    values = {
+        term.name: _call(term, prompts, completions, completion_ids, columns) for term in terms
+    }
+    totals = []
+    for row in range(len(completions)):
+        parts = [
+            term.weight * value
+            for term in terms
+            if (value := values[term.name][row]) is not None
+        ]
+        totals.append(math.fsum(parts) if parts else math.nan)
+    return totals, values
+
+
+def _call(
+    term: RewardTerm,
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]],
+    columns: Mapping[str, Sequence[Any]],
+) -> list[float | None]:
+    try:
+        result = term.function(
+            prompts=prompts, completions=completions, completion_ids=completion_ids, **columns
+        )
+    except Exception as error:
+        raise RewardError(
+            f"reward {term.name!r} raised {type(error).__name__}: {error}; it was given "
+            f"{len(completions)} completions and the columns {', '.join(columns) or 'none'}"
+        ) from error
+    if not hasattr(result, "__len__") or len(result) != len(completions):
+        size = len(result) if hasattr(result, "__len__") else type(result).__name__
+        raise RewardError(
+            f"reward {term.name!r} returned {size} values for {len(completions)} completions: "
+            "return one number or None for each"
+        )
+    return [
+        _number(term.name, row, value, completions[row]) for row, value in enumerate(result)
+    ]
+
+
+def _number(name: str, row: int, value: Any, completion: Any) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise RewardError(
+            f"reward {name!r} returned {value!r} for completion {row} "
+            f"({repr(completion)[:80]}): return a finite number, or None for not scored"
+        )
+    return number

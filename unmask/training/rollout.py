@@ -1,0 +1,194 @@
+"""One round of rollouts: prompts -> completions -> rewards -> advantages, all as small tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unmask.config import AdvantageConfig
+from unmask.advantages import ADVANTAGES
+from unmask.generation import as_reply, generate
+from unmask.maskings import derive_seed
+from unmask.models.policy import Policy
+from unmask.sampling.sampler import OnStep
+from unmask.sampling.settings import Sampler
+from unmask.training.data import Example
+from unmask.training.policy_gradient import Completions
+from unmask.training.rewards import RewardTerm, score
+
+
+@dataclass
+class Rollout:
+    """The completions of one rank in one round; groups stand side by side.
+
+    Attributes:
+        completions: token ids, on the model's device.
+        sequence_ids: number of each completion in the whole round, over all ranks.
+        step_map: int64 [B, L], see `unmask.sampling.sampler.Samples`.
+        lengths: int64 [B], tokens up to and including the first EOS.
+        rewards: float64 [B], NaN = not scored.
+        advantages: float32 [B].
+        records: one row per completion for the run folder.
+        num_tokens: completion tokens that were denoised.
+    """
+
+    completions: Completions
+    sequence_ids: list[int]
+    step_map: Tensor
+    lengths: Tensor
+    rewards: Tensor
+    advantages: Tensor
+    records: list[dict[str, Any]]
+    num_tokens: int
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold to go on with the updates of this round."""
+        return {
+            "prompt_ids": self.completions.prompt_ids.cpu(),
+            "prompt_mask": self.completions.prompt_mask.cpu(),
+            "completion_ids": self.completions.completion_ids.cpu(),
+            "sequence_ids": torch.tensor(self.sequence_ids),
+            "step_map": self.step_map,
+            "lengths": self.lengths,
+            "rewards": self.rewards,
+            "advantages": self.advantages,
+        }
+
+    @staticmethod
+    def from_tensors(tensors: dict[str, Tensor], device: torch.device) -> Rollout:
+        """The reverse of `tensors`; the records were written before."""
+        names = ("prompt_ids", "prompt_mask", "completion_ids")
+        return Rollout(
+            Completions(*(tensors[name].to(device) for name in names)),
+            tensors["sequence_ids"].tolist(),
+            tensors["step_map"],
+            tensors["lengths"],
+            tensors["rewards"],
+            tensors["advantages"],
+            [],
+            int((tensors["step_map"] < tensors["step_map"].shape[1]).sum()),
+        )
+
+
+def collect(
+    policy: Policy,
+    examples: Sequence[Example],
+    first_sequence: int,
+    *,
+    rollout: int,
+    group_size: int,
+    sampler: Sampler,
+    reward: Sequence[RewardTerm],
+    exact: Callable[..., Sequence[float | None]] | None,
+    advantage: AdvantageConfig,
+    seed: int,
+    max_tokens: int,
+    on_step: OnStep | None = None,
+) -> Rollout:
+    """Sample `group_size` completions of each example and score them.
+
+    Args:
+        policy: the model.
+        examples: this rank's prompts of the round.
+        first_sequence: number of this rank's first completion in the whole round.
+        rollout: number of the round; with `seed` and a completion's number it decides its draws.
+        group_size: G.
+        sampler: the settings.
+        reward: terms of the reward.
+        exact: the exact verifier, or None.
+        advantage: how rewards become advantages.
+        seed: of the run.
+        max_tokens: padded tokens of one forward pass.
+        on_step: see `unmask.sampling.sampler.sample`.
+
+    Raises:
+        RewardError: see `unmask.training.rewards.score`.
+    """
+    repeated = [example for example in examples for _ in range(group_size)]
+    sequence_ids = list(range(first_sequence, first_sequence + len(repeated)))
+    samples = generate(
+        policy,
+        [example.prompt_ids for example in repeated],
+        sampler,
+        [derive_seed("rollout", seed, rollout, number) for number in sequence_ids],
+        max_tokens=max_tokens,
+        on_step=on_step,
+    )
+    ids = samples.completion_ids.tolist()
+    texts = [policy.decode(row) for row in ids]
+    prompts = [example.prompt for example in repeated]
+    replies = [as_reply(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+    columns = {name: [e.columns[name] for e in repeated] for name in repeated[0].columns}
+    totals, terms = score(reward, prompts, replies, ids, columns)
+    solved: list[float | None] = [None] * len(repeated)
+    if exact is not None:
+        solved = score([RewardTerm("exact", exact)], prompts, replies, ids, columns)[1]["exact"]
+    rewards = torch.tensor(totals, dtype=torch.float64)
+    options = {
+        "group_norm": {"eps": advantage.eps, "unbiased": advantage.unbiased},
+        "rloo_scaled": {"eps": advantage.eps},
+    }.get(advantage.name, {})
+    advantages = ADVANTAGES[advantage.name](rewards, group_size, **options).float()
+    device = policy.denoiser.device
+    prompt_ids, prompt_mask = policy.pad_prompts([example.prompt_ids for example in repeated])
+    records = [
+        {
+            "rollout": rollout,
+            "group": number // group_size,
+            "sequence": number,
+            "prompt": prompts[row] if isinstance(prompts[row], str) else prompts[row][-1]["content"],
+            "completion": texts[row],
+            "tokens": policy.token_texts(ids[row]),
+            "completion_ids": ids[row],
+            "step_map": samples.step_map[row].tolist(),
+            "confidence": [round(value, 4) for value in samples.confidence[row].tolist()],
+            "rewards": {name: values[row] for name, values in terms.items()},
+            "reward": totals[row],
+            "advantage": advantages[row].item(),
+            "solved": solved[row],
+            "length": int(samples.lengths[row]),
+        }
+        for row, number in enumerate(sequence_ids)
+    ]
+    return Rollout(
+        Completions(
+            prompt_ids.to(device), prompt_mask.to(device), samples.completion_ids.to(device)
+        ),
+        sequence_ids,
+        samples.step_map,
+        samples.lengths,
+        rewards,
+        advantages,
+        records,
+        int((samples.step_map < sampler.steps).sum()),
+    )
+
+
+def summarise_records(records: Sequence[dict[str, Any]], zero_std: float) -> dict[str, float]:
+    """Metrics of a round from its records: reward, solved, length, confidence, reward terms."""
+    rewards = [row["reward"] for row in records if not math.isnan(row["reward"])]
+    mean = _mean(rewards)
+    summary = {
+        "reward": mean,
+        "reward_std": math.sqrt(_mean([(value - mean) ** 2 for value in rewards])),
+        "frac_zero_std": zero_std,
+        "completion_length": _mean([row["length"] for row in records]),
+        "confidence": _mean([value for row in records for value in row["confidence"]]),
+    }
+    solved = [row["solved"] for row in records if row["solved"] is not None]
+    if solved:
+        summary["solved"] = _mean(solved)
+    for name in records[0]["rewards"]:
+        values = [row["rewards"][name] for row in records if row["rewards"][name] is not None]
+        summary[f"rewards/{name}"] = _mean(values)
+    return summary
+
+
+def _mean(values: Sequence[float] | Iterator[float]) -> float:
+    numbers = list(values)
+    return math.fsum(numbers) / len(numbers) if numbers else math.nan

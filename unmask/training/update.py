@@ -1,0 +1,213 @@
+"""The inner updates of one round: draw maskings, evaluate old and reference, step."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from unmask.config import TrainConfig
+from unmask.estimators import DrawContext
+from unmask.maskings import Maskings, derive_seed
+from unmask.models.policy import Policy
+from unmask.models.reference import Reference
+from unmask.objectives.base import ObjectiveInputs, Totals
+from unmask.training.metrics import reduce_metrics
+from unmask.training.policy_gradient import Engine, evaluate_logprobs, streamed_backward
+from unmask.training.rollout import Rollout
+
+
+@dataclass
+class Round:
+    """A rollout with the log-probabilities that must be taken before the first update.
+
+    Attributes:
+        number: of the round.
+        rollout: this rank's completions.
+        old: by update, float32 [B, M, L] under the policy that made the rollout; absent for the
+            first update, where the current policy is that policy.
+        ref: by update, float32 [B, M, L] under the reference policy.
+    """
+
+    number: int
+    rollout: Rollout
+    old: dict[int, Tensor]
+    ref: dict[int, Tensor]
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold to go on with the updates of this round."""
+        tensors = self.rollout.tensors()
+        tensors |= {f"old.{index}": values.cpu() for index, values in self.old.items()}
+        tensors |= {f"ref.{index}": values.cpu() for index, values in self.ref.items()}
+        return tensors
+
+    @staticmethod
+    def from_state(number: int, tensors: dict[str, Tensor], device: torch.device) -> Round:
+        """The reverse of `state`."""
+
+        def by_update(prefix: str) -> dict[int, Tensor]:
+            return {
+                int(name.removeprefix(prefix)): values.to(device)
+                for name, values in tensors.items()
+                if name.startswith(prefix)
+            }
+
+        rollout = Rollout.from_tensors(tensors, device)
+        return Round(number, rollout, by_update("old."), by_update("ref."))
+
+
+class Updater:
+    """Makes the updates of a round.
+
+    Args:
+        policy: whose denoiser `model` wraps.
+        model: the denoiser as accelerate prepared it.
+        optimizer: as accelerate prepared it.
+        scheduler: steps once per update that is not skipped.
+        reference: None where the objective needs none.
+        accelerator: exchanges gradients and counts.
+        config: the run's.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        model: nn.Module,
+        optimizer: Any,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        reference: Reference | None,
+        accelerator: Accelerator,
+        config: TrainConfig,
+    ) -> None:
+        self._policy = policy
+        self._model = model
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._reference = reference
+        self._accelerator = accelerator
+        self._config = config
+        self._passes: dict[str, Any] = {
+            "mask_token_id": policy.family.mask_token_id,
+            "max_tokens": config.training.tokens_per_pass,
+            "engine": make_engine(model, accelerator),
+        }
+
+    def prepare(self, rollout: Rollout, number: int) -> Round:
+        """Evaluate what later updates compare with, before the policy moves."""
+        updates = range(self._config.training.num_iterations)
+        old, ref = {}, {}
+        drawn = {index: self._maskings(rollout, number, index) for index in updates}
+        if self._config.objective.needs_old:
+            for index in updates[1:]:
+                old[index] = evaluate_logprobs(
+                    self._model, rollout.completions, drawn[index], **self._passes
+                )
+        if self._reference is not None:
+            with self._reference.active(self._model) as reference:
+                for index in updates:
+                    ref[index] = evaluate_logprobs(
+                        reference, rollout.completions, drawn[index], **self._passes
+                    )
+        return Round(number, rollout, old, ref)
+
+    def step(self, round_: Round, index: int) -> dict[str, float] | None:
+        """One update; its metrics, or None if the loss or the gradient was not finite.
+
+        Args:
+            round_: from `prepare`.
+            index: of the update in the round, from 0.
+        """
+        began = time.monotonic()
+        config, rollout = self._config, round_.rollout
+        maskings = self._maskings(rollout, round_.number, index)
+        inputs = self._inputs(round_, index, maskings)
+        self._optimizer.zero_grad()
+        output, _ = streamed_backward(
+            self._model,
+            rollout.completions,
+            maskings,
+            config.objective,
+            inputs,
+            on_policy=index == 0,
+            **self._passes,
+        )
+        limit = config.optimizer.max_grad_norm
+        grad_norm = float(
+            self._accelerator.clip_grad_norm_(
+                self._model.parameters(), float("inf") if limit is None else limit
+            )
+        )
+        loss = self._accelerator.reduce(output.loss.detach().clone(), reduction="sum").item()
+        metrics = reduce_metrics(output.metrics, self._accelerator)
+        metrics |= {"loss": loss, "grad_norm": grad_norm}
+        metrics["learning_rate"] = self._scheduler.get_last_lr()[0]
+        if not torch.tensor([loss, grad_norm]).isfinite().all():
+            self._optimizer.zero_grad()
+            return None
+        self._optimizer.step()
+        self._scheduler.step()
+        metrics["seconds_update"] = time.monotonic() - began
+        return metrics
+
+    def _maskings(self, rollout: Rollout, number: int, index: int) -> Maskings:
+        seed = self._config.seed
+        completions = rollout.completions
+        context = DrawContext(
+            seeds=[
+                derive_seed("masking", seed, number, sequence, index)
+                for sequence in rollout.sequence_ids
+            ],
+            lengths=rollout.lengths,
+            prompt_lengths=completions.prompt_lengths.cpu(),
+            canvas=completions.completion_ids.shape[1],
+            step_map=rollout.step_map,
+        )
+        return self._config.estimator.draw(context).to(completions.completion_ids.device)
+
+    def _inputs(self, round_: Round, index: int, maskings: Maskings) -> ObjectiveInputs:
+        rollout, device = round_.rollout, maskings.weight.device
+        rewards = rollout.rewards.to(device)
+        nothing = torch.zeros_like(maskings.weight)
+        inputs = ObjectiveInputs(
+            logp=nothing,
+            old_logp=round_.old.get(index, nothing),
+            ref_logp=round_.ref.get(index),
+            weight=maskings.weight,
+            views_per_draw=maskings.views_per_draw,
+            advantages=rollout.advantages.to(device),
+            rewards=rewards,
+            lengths=rollout.lengths.to(device),
+            canvas=maskings.hidden.shape[-1],
+            group_size=self._config.training.num_generations,
+            totals=Totals(1, 1, 1, 1),
+        )
+        counts = torch.stack(
+            [
+                (~rewards.isnan()).sum(),
+                maskings.scored.sum(),
+                inputs.lengths.sum(),
+                (inputs.advantages != 0).sum(),
+            ]
+        ).double()
+        totals = self._accelerator.reduce(counts, reduction="sum").clamp(min=1).tolist()
+        return replace(inputs, totals=Totals(*totals))
+
+
+def make_engine(model: nn.Module, accelerator: Accelerator) -> Engine:
+    """The backward pass of this process group, for `streamed_backward`."""
+
+    def largest(count: int) -> int:
+        mine = torch.tensor([count], device=accelerator.device)
+        return int(accelerator.gather(mine).max())
+
+    return Engine(
+        backward=accelerator.backward,
+        no_sync=lambda: accelerator.no_sync(model),
+        agree_on_slices=largest,
+        # DDP averages gradients over ranks; the loss is a sum over them.
+        scale=float(accelerator.num_processes),
+    )
