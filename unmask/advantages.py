@@ -15,13 +15,13 @@ def leave_one_out(rewards: Tensor, group_size: int) -> Tensor:
     """A_i = r_i - mean of the other rewards of the group (RLOO, arXiv 2402.14740; ESPO)."""
     groups, scored, count = _split(rewards, group_size, at_least=2)
     others = (groups.sum(1, keepdim=True) - groups) / (count - 1).clamp(min=1)
-    return _join(groups - others, scored & (count > 1))
+    return _join(groups - others, groups, scored)
 
 
 def group_mean(rewards: Tensor, group_size: int) -> Tensor:
     """A_i = r_i - mean of the group (Dr. GRPO, arXiv 2503.20783; d1, wd1, SPG)."""
     groups, scored, count = _split(rewards, group_size, at_least=2)
-    return _join(groups - _mean(groups, count), scored)
+    return _join(groups - _mean(groups, count), groups, scored)
 
 
 def group_norm(
@@ -37,7 +37,7 @@ def group_norm(
     """
     groups, scored, count = _split(rewards, group_size, at_least=2)
     centred = groups - _mean(groups, count)
-    return _join(centred / (_std(centred, scored, count, unbiased) + eps), scored & (count > 1))
+    return _join(centred / (_std(centred, scored, count, unbiased) + eps), groups, scored)
 
 
 def rloo_scaled(rewards: Tensor, group_size: int, *, eps: float = 1e-4) -> Tensor:
@@ -46,7 +46,7 @@ def rloo_scaled(rewards: Tensor, group_size: int, *, eps: float = 1e-4) -> Tenso
     centred = groups - _mean(groups, count)
     # r_i - mean of the others = (r_i - mean) * n / (n - 1)
     scaled = centred * count / (count - 1).clamp(min=1)
-    return _join(scaled / (_std(centred, scored, count, True) + eps), scored & (count > 1))
+    return _join(scaled / (_std(centred, scored, count, True) + eps), groups, scored)
 
 
 def maxrl(rewards: Tensor, group_size: int) -> Tensor:
@@ -62,7 +62,7 @@ def maxrl(rewards: Tensor, group_size: int) -> Tensor:
             "shift them or choose another advantage"
         )
     mean = _mean(groups, count)
-    return _join((groups - mean) / mean.masked_fill(mean == 0, 1.0), scored & (mean > 0))
+    return _join((groups - mean) / mean.masked_fill(mean == 0, 1.0), groups, scored)
 
 
 ADVANTAGES = {
@@ -82,9 +82,7 @@ def zero_std_fraction(rewards: Tensor, group_size: int) -> float:
         group_size: G.
     """
     groups, scored, _ = _split(rewards, group_size, at_least=1)
-    highest = groups.masked_fill(~scored, -torch.inf).amax(1)
-    lowest = groups.masked_fill(~scored, torch.inf).amin(1)
-    return (highest <= lowest).double().mean().item()
+    return (~_differ(groups, scored)).double().mean().item()
 
 
 def _split(rewards: Tensor, group_size: int, at_least: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,5 +111,13 @@ def _std(centred: Tensor, scored: Tensor, count: Tensor, unbiased: bool) -> Tens
     return (squares / (count - int(unbiased)).clamp(min=1)).sqrt()
 
 
-def _join(values: Tensor, keep: Tensor) -> Tensor:
-    return values.masked_fill(~keep, 0.0).flatten()
+def _differ(groups: Tensor, scored: Tensor) -> Tensor:
+    """Bool [N, 1], whether the scored rewards of a group are not all equal."""
+    highest = groups.masked_fill(~scored, -torch.inf).amax(1, keepdim=True)
+    lowest = groups.masked_fill(~scored, torch.inf).amin(1, keepdim=True)
+    return highest > lowest
+
+
+def _join(values: Tensor, groups: Tensor, scored: Tensor) -> Tensor:
+    # The mean of equal rewards need not equal them in floating point, so their 0 is set.
+    return values.masked_fill(~(scored & _differ(groups, scored)), 0.0).flatten()

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,10 +19,9 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from unmask.config import COMMANDS, SFTConfig, TrainConfig
+from unmask.models.paths import find_local_model
 from unmask.recipe import load_config, schema_rows, split_arguments, to_yaml
-
-if TYPE_CHECKING:
-    from unmask.models.policy import Policy
+from unmask.tasks import TASKS, get_task
 
 app = typer.Typer(
     add_completion=False,
@@ -42,8 +41,7 @@ Arguments = Annotated[
 @app.command()
 def train(arguments: Arguments = None) -> None:
     """Train by reinforcement learning; without a recipe, sudoku-tiny."""
-    config = load_config(arguments or [], "train")
-    assert isinstance(config, TrainConfig)
+    config = _train_config(arguments)
     from unmask.report import write_report
     from unmask.training.trainer import Trainer
 
@@ -80,8 +78,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Write the result as JSON here.")] = None,
 ) -> None:
     """Measure a model on held-out problems: unmask eval model.path=runs/x/model."""
-    config = load_config(arguments or [], "train")
-    assert isinstance(config, TrainConfig)
+    config = _train_config(arguments)
     from unmask.evaluation import evaluate as measure_config
 
     result = measure_config(config)
@@ -125,8 +122,6 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 @app.command()
 def tasks() -> None:
     """List the tasks with one problem each."""
-    from unmask.tasks import TASKS, get_task
-
     table = Table("task", "prompt formats", "a held-out problem")
     for name in TASKS:
         task = get_task(name)
@@ -147,10 +142,15 @@ def show_config(
     recipe, _ = split_arguments(arguments or [])
     kinds = [load_config(arguments or []).command] if recipe else list(COMMANDS)
     for kind in kinds:
-        table = Table("key", "type", "default", "", title=f"unmask {kind}", title_justify="left")
+        table = Table(title=f"unmask {kind}", title_justify="left")
+        table.add_column("key", no_wrap=True)
+        for name in ("type", "default", "meaning"):
+            table.add_column(name, overflow="fold")
         for row in schema_rows(COMMANDS[kind]):
             table.add_row(*row)
-        console.print(table, highlight=False, markup=False)
+        # Off a terminal nothing says how wide a line may be.
+        width = None if console.is_terminal else 160
+        console.print(table, highlight=False, markup=False, width=width)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -175,6 +175,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted at once; nothing was saved after the last checkpoint", 1)
+
+
+def _train_config(arguments: list[str] | None) -> TrainConfig:
+    """A recipe whose task and model exist, before anything heavy is imported."""
+    config = load_config(arguments or [], "train")
+    assert isinstance(config, TrainConfig)
+    find_local_model(config.model.path)
+    get_task(config.task.name, **config.task.options)
+    return config
 
 
 def _configure(debug: bool) -> None:

@@ -7,6 +7,7 @@ the classes that do the work; they are validated here and handed over as they ar
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -27,11 +28,14 @@ from unmask.models.settings import LoRA, TinyArchitecture
 from unmask.objectives import ESPO, OBJECTIVES, Objective
 from unmask.sampling.settings import Sampler
 
+Count = Annotated[int, Field(ge=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Section(BaseModel):
     """A part of a recipe: unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 def _by_name(registry: Mapping[str, type], kind: str) -> tuple[BeforeValidator, PlainSerializer]:
@@ -44,12 +48,12 @@ def _by_name(registry: Mapping[str, type], kind: str) -> tuple[BeforeValidator, 
             raise ValueError(f"{value!r}: give a mapping with a name and settings")
         settings = dict(value)
         name = settings.pop("name", None)
-        if name not in registry:
+        if not isinstance(name, str) or name not in registry:
             raise ValueError(f"name={name!r} is unknown: choose {', '.join(registry)}")
         try:
             return TypeAdapter(registry[name]).validate_python(settings)
         except ValidationError as error:
-            raise ValueError(describe(error, registry[name])) from None
+            raise ValueError(describe(error, registry[name], f"{kind}.")) from None
 
     def dump(value: Any) -> dict[str, Any]:
         name = next(name for name, cls in registry.items() if type(value) is cls)
@@ -65,34 +69,61 @@ def field_names(cls: type) -> list[str]:
     return list(getattr(cls, "model_fields", {}))
 
 
-def describe(error: ValidationError, cls: type) -> str:
-    """A validation error in one line: path, value, rule; for an unknown key the nearest ones."""
-    return "; ".join(_describe_one(item, cls) for item in error.errors())
+def describe(error: ValidationError, cls: type, prefix: str = "") -> str:
+    """A validation error in one line: path, value, rule; for an unknown key the nearest ones.
+
+    Args:
+        error: from validating `cls`.
+        cls: a section.
+        prefix: of every path, such as "objective.".
+    """
+    rules: dict[str, list[str]] = {}
+    for item in error.errors():
+        subject, rule = _describe_one(item, cls)
+        rules.setdefault(subject, []).append(rule)
+    # Each member of a union says what it would have taken.
+    lines = [subject + ", or ".join(found) for subject, found in rules.items()]
+    return "; ".join(prefix + line for line in lines)
 
 
-def _describe_one(item: Any, cls: type) -> str:
-    path = [str(part) for part in item["loc"]]
+def _describe_one(item: Any, cls: type) -> tuple[str, str]:
+    *outer, last = item["loc"] or [""]
+    path = []
+    for part in outer:
+        # What is no key names a member of a union.
+        if isinstance(part, int) or part in field_names(cls):
+            path.append(str(part))
+        cls = section_type(cls, part)
+    known = field_names(cls)
     if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        for part in path[:-1]:
-            cls = _section_type(cls, part)
-        known = field_names(cls)
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(str(last), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(known)}"
-        return f"{'.'.join(path)} is an unknown key: {hint}"
+        return f"{'.'.join([*path, str(last)])} is an unknown key: ", hint
+    if isinstance(last, int) or last in known:
+        path.append(str(last))
+    where = ".".join(path)
+    if item["type"] == "missing":
+        return f"{where} is missing: ", "give a value"
     message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "value_error" or not path:
-        about_key = "=" in message.split()[0] or " is an unknown key" in message
-        return ".".join([*path, message]) if path and about_key else ": ".join(
-            [part for part in (".".join(path), message) if part]
-        )
-    return f"{'.'.join(path)}={item['input']!r}: {message}"
+    if item["type"] != "value_error":
+        return f"{where}={item['input']!r}: ", message
+    if not where or message.startswith(f"{where}."):
+        return "", message
+    # A check over settings that belong together begins with one of them.
+    return (f"{where}." if re.match(r"\w+=", message) else f"{where}: "), message
 
 
-def _section_type(cls: type, key: str) -> type:
-    """The class of a nested section; `object` where there is none."""
-    hints = get_type_hints(cls)
-    candidates = [hints.get(key, object), *get_args(hints.get(key, object))]
-    return next((c for c in candidates if isinstance(c, type) and field_names(c)), object)
+def section_type(cls: type, key: Any) -> type:
+    """The class of the section, or of a list of sections, under a key; `cls` if there is none."""
+    if key not in field_names(cls):
+        return cls
+    pending = [get_type_hints(cls)[key]]
+    while pending:
+        hint = pending.pop(0)
+        if isinstance(hint, type) and field_names(hint):
+            return hint
+        pending += get_args(hint)
+    return object
 
 
 class ModelConfig(Section):
@@ -183,7 +214,7 @@ class OptimizerConfig(Section):
     """
 
     lr: float = Field(3e-6, gt=0)
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float | None = Field(0.2, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -208,7 +239,7 @@ class TrainingConfig(Section):
     prompts_per_rollout: int = Field(16, ge=1)
     num_generations: int = Field(6, ge=1)
     num_iterations: int = Field(8, ge=1)
-    max_tokens_per_batch: int | Literal["auto"] = "auto"
+    max_tokens_per_batch: Count | Literal["auto"] = "auto"
     precision: Literal["bf16", "fp32"] = "bf16"
     reference_sync_every: int | None = Field(None, ge=1)
     max_skipped_updates: int = Field(5, ge=1)
@@ -228,7 +259,6 @@ class EvaluationConfig(Section):
         greedy: measure at temperature 0.
         sampled: measure at `temperature`.
         temperature: of the sampled measurement.
-        batch_size: sequences per sampler call.
     """
 
     every: int | None = Field(50, ge=1)
@@ -236,7 +266,6 @@ class EvaluationConfig(Section):
     greedy: bool = True
     sampled: bool = True
     temperature: float = Field(1.0, gt=0)
-    batch_size: int = Field(128, ge=1)
 
 
 class CheckpointConfig(Section):
@@ -370,7 +399,7 @@ class SFTTrainingConfig(Section):
 
     num_steps: int = Field(1000, ge=1)
     batch_size: int = Field(128, ge=1)
-    max_tokens_per_batch: int | Literal["auto"] = "auto"
+    max_tokens_per_batch: Count | Literal["auto"] = "auto"
     precision: Literal["bf16", "fp32"] = "bf16"
 
     @property
@@ -409,4 +438,4 @@ class SFTConfig(Section):
     seed: int = 42
 
 
-COMMANDS: dict[str, type[Section]] = {"train": TrainConfig, "sft": SFTConfig}
+COMMANDS: dict[str, type[TrainConfig] | type[SFTConfig]] = {"train": TrainConfig, "sft": SFTConfig}

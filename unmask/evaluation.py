@@ -71,7 +71,7 @@ def measure(
     Args:
         policy: the model.
         examples: the problems.
-        sampler: the settings; at temperature 0 the seed is not read.
+        sampler: the settings; at temperature 0 the seed is read by the random order alone.
         reward: terms of the training reward.
         exact: the exact verifier, or None.
         seed: of the draws.

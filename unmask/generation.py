@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +10,7 @@ from torch import Tensor
 
 from unmask.maskings import derive_seed
 from unmask.models.policy import Policy, Prompt
-from unmask.sampling.sampler import OnStep, Samples
-from unmask.sampling.sampler import sample as sample_batch
+from unmask.sampling.sampler import OnStep, Samples, sample as sample_batch
 from unmask.sampling.settings import Sampler
 
 
@@ -65,6 +64,8 @@ def generate(
     start = 0
     while start < len(order):
         width = len(prompts[order[start]]) + sampler.gen_length
+        # Guidance runs every sequence with and without its prompt.
+        width *= 2 if sampler.cfg_scale else 1
         rows = order[start : start + max(1, max_tokens // width)]
         start += len(rows)
         ids, mask = policy.pad_prompts([prompts[row] for row in rows])
@@ -113,8 +114,10 @@ def sample(
     Raises:
         ValueError: if a prompt and its completion need more positions than the network has.
     """
+    if not prompts:
+        return []
     encoded = [policy.encode(prompt) for prompt in prompts]
-    policy.require_room(max(map(len, encoded), default=0) + sampler.gen_length)
+    policy.require_room(max(map(len, encoded)) + sampler.gen_length)
     seeds = [derive_seed("sample", seed, index) for index in range(len(prompts))]
     samples = generate(policy, encoded, sampler, seeds, on_step=on_step)
     return [
@@ -130,6 +133,11 @@ def sample(
             zip(prompts, samples.completion_ids.tolist(), strict=True)
         )
     ]
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """A prompt for a reader: plain text, or the last message."""
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
 def as_reply(prompt: Prompt, text: str) -> str | list[dict[str, str]]:

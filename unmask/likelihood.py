@@ -23,7 +23,8 @@ def draw_estimates(logp: Tensor, weight: Tensor, views_per_draw: int = 1) -> Ten
         float [B, M / views_per_draw].
     """
     views = (weight * logp.masked_fill(weight == 0, 0.0)).sum(-1)
-    return views.unflatten(1, (-1, views_per_draw)).sum(-1)
+    estimates: Tensor = views.unflatten(1, (-1, views_per_draw)).sum(-1)
+    return estimates
 
 
 def sequence_estimate(logp: Tensor, weight: Tensor, views_per_draw: int = 1) -> Tensor:

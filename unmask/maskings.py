@@ -53,7 +53,7 @@ class Maskings:
                 "give a number of views that views_per_draw divides"
             )
         prompt = self.prompt_hidden
-        if prompt is not None and prompt.shape[:2] != self.hidden.shape[:2]:
+        if prompt is not None and (prompt.dim() != 3 or prompt.shape[:2] != self.hidden.shape[:2]):
             raise ValueError(
                 f"prompt_hidden {list(prompt.shape)} does not fit hidden "
                 f"{list(self.hidden.shape)}: it must be [B, M, P]"

@@ -9,18 +9,30 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from unmask.config import COMMANDS, Section, describe, field_names
+from unmask.config import (
+    COMMANDS,
+    Section,
+    SFTConfig,
+    TrainConfig,
+    describe,
+    field_names,
+    section_type,
+)
+from unmask.estimators import ESTIMATORS
 from unmask.objectives import OBJECTIVES, Objective
 
 PACKAGE = Path(__file__).parent
 DEFAULT_RECIPE = "sudoku-tiny"
+BY_NAME: dict[str, Mapping[str, type]] = {"objective": OBJECTIVES, "estimator": ESTIMATORS}
+
+ConfigT = TypeVar("ConfigT", bound=Section)
 
 
 class ConfigError(ValueError):
@@ -45,7 +57,7 @@ def find_recipe(name: str) -> Path:
     )
 
 
-def load_config(arguments: Sequence[str], command: str | None = None) -> Section:
+def load_config(arguments: Sequence[str], command: str | None = None) -> TrainConfig | SFTConfig:
     """Validate `[RECIPE] [key=value …]` into one config.
 
     Args:
@@ -64,8 +76,10 @@ def load_config(arguments: Sequence[str], command: str | None = None) -> Section
         raise ConfigError(
             f"{path.name} is a recipe for `unmask {kind}`: choose one for `unmask {command}`"
         )
-    if kind not in COMMANDS:
-        raise ConfigError(f"command={kind!r} in {path.name} is unknown: {', '.join(COMMANDS)}")
+    if not isinstance(kind, str) or kind not in COMMANDS:
+        raise ConfigError(
+            f"command={kind!r} in {path.name} is unknown: choose {', '.join(COMMANDS)}"
+        )
     if isinstance(raw.get("output_dir"), str):
         raw["output_dir"] = raw["output_dir"].replace("{recipe}", path.stem)
     config = validate(COMMANDS[kind], raw)
@@ -90,14 +104,14 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return _merge(OmegaConf.create(), rest, "overrides")
 
 
-def validate(schema: type[Section], raw: Mapping[str, Any]) -> Section:
+def validate(schema: type[ConfigT], raw: Mapping[str, Any]) -> ConfigT:
     """A config from a nested mapping; an objective brings its paper's settings along.
 
     Raises:
         ConfigError: one line.
     """
     try:
-        return schema.model_validate(_with_paper(dict(raw)))
+        return schema.model_validate(_completed(schema, raw))
     except ValidationError as error:
         raise ConfigError(describe(error, schema)) from None
 
@@ -109,40 +123,80 @@ def to_yaml(config: Section) -> str:
     )
 
 
-def config_hash(config: Section) -> str:
-    """Hash of what decides a run's results: everything but where it writes and how it resumes."""
+def decisive_settings(config: Section) -> dict[str, Any]:
+    """What decides a run's results: everything but where it writes and how it resumes."""
     content = config.model_dump(mode="json", exclude={"output_dir", "logging"})
     content.get("checkpoint", {}).pop("resume", None)
-    text = json.dumps(content, sort_keys=True)
+    return content
+
+
+def config_hash(config: Section) -> str:
+    """Hash of `decisive_settings`."""
+    text = json.dumps(decisive_settings(config), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "", separator: str = ".") -> dict[str, Any]:
+    """Nested mappings as one, with joined keys."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            result |= flatten(value, f"{prefix}{name}{separator}", separator)
+        else:
+            result[f"{prefix}{name}"] = value
+    return result
+
+
 def schema_rows(schema: type) -> Iterator[tuple[str, str, str, str]]:
-    """(dotted key, type, default, doc) of every field of a schema."""
-    yield from _rows(schema, "")
+    """(dotted key, type, default, doc) of every field of a schema.
+
+    The settings of an objective or estimator begin their doc with its name.
+    """
+    yield from _rows(schema, "", None)
 
 
-def _with_paper(raw: dict[str, Any]) -> dict[str, Any]:
-    objective = raw.get("objective")
-    if isinstance(objective, Mapping):
-        cls = OBJECTIVES.get(objective.get("name", ""))
-    else:
-        cls = type(objective) if isinstance(objective, Objective) else None
-    for section, settings in (cls.paper if cls else {}).items():
-        given = raw.get(section) or {}
-        if isinstance(given, Mapping) and given.get("name", settings["name"]) == settings["name"]:
-            raw[section] = {**settings, **given}
-    return raw
+def _completed(schema: type[Section], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections filled up from the objective's paper, then from the schema's own defaults.
+
+    Without this, one key of a section would put the others back to its class's defaults, which
+    need not be the schema's.
+    """
+    completed, defaults = dict(raw), schema().model_dump()
+    paper = {}
+    if "objective" in defaults:
+        paper = _paper(_filled(raw.get("objective", {}), defaults["objective"]))
+    for section, settings in paper.items():
+        completed[section] = _filled(completed.get(section) or {}, settings)
+    for section, settings in defaults.items():
+        if section in completed:
+            completed[section] = _filled(completed[section], settings)
+    return completed
+
+
+def _paper(objective: Any) -> dict[str, dict[str, Any]]:
+    if isinstance(objective, Objective):
+        return objective.paper
+    name = objective.get("name") if isinstance(objective, Mapping) else None
+    return OBJECTIVES[name].paper if isinstance(name, str) and name in OBJECTIVES else {}
+
+
+def _filled(given: Any, settings: Any) -> Any:
+    """Settings of a mapping that were not given, unless they belong to another name."""
+    if not isinstance(given, Mapping) or not isinstance(settings, Mapping):
+        return given
+    same = given.get("name", settings.get("name")) == settings.get("name")
+    return {**settings, **given} if same else given
 
 
 def _merge(base: Any, overrides: Sequence[str], source: str) -> dict[str, Any]:
+    if not OmegaConf.is_dict(base):
+        raise ConfigError(f"{source} holds no mapping: a recipe is a YAML mapping of sections")
     try:
         merged = OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides)))
         raw = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise _unreadable(source, error) from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{source} holds no mapping: a recipe is a YAML mapping of sections")
+    assert isinstance(raw, dict)
     return {str(key): value for key, value in raw.items()}
 
 
@@ -163,29 +217,34 @@ def _recipes_folder() -> Path:
     return shipped if shipped.is_dir() else PACKAGE.parent / "recipes"
 
 
-def _rows(schema: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
+def _rows(schema: type, prefix: str, settings: Any) -> Iterator[tuple[str, str, str, str]]:
+    """Rows of one section; `settings` is its default where the schema around it has one."""
     docs = argument_docs(schema)
     hints = get_type_hints(schema)
     for name in field_names(schema):
-        default = _default(schema, name)
-        nested = next(
-            (c for c in (hints[name], *get_args(hints[name]))
-             if isinstance(c, type) and field_names(c)),
-            None,
-        )
-        shown = "" if nested else json.dumps(default, default=str)
-        if name in ("objective", "estimator"):
-            yield f"{prefix}{name}", "by name", json.dumps(_names(name)), docs.get(name, "")
+        default = _default(schema, name) if settings is None else getattr(settings, name)
+        key, doc = f"{prefix}{name}", docs.get(name, "")
+        if name in BY_NAME:
+            yield from _rows_by_name(key, default, doc)
             continue
-        yield f"{prefix}{name}", _type_name(hints[name]), shown, docs.get(name, "")
-        if nested:
-            yield from _rows(nested, f"{prefix}{name}.")
+        nested = section_type(schema, name)
+        section = default if isinstance(default, nested) and field_names(nested) else None
+        shown = "" if default is ... or section else json.dumps(default, default=str)
+        yield key, _type_name(hints[name]), shown, doc
+        if field_names(nested):
+            item = "[]" if "list[" in str(hints[name]) else ""
+            yield from _rows(nested, f"{key}{item}.", section)
 
 
-def _names(section: str) -> list[str]:
-    from unmask.estimators import ESTIMATORS
-
-    return list(OBJECTIVES if section == "objective" else ESTIMATORS)
+def _rows_by_name(key: str, default: Any, doc: str) -> Iterator[tuple[str, str, str, str]]:
+    registry = BY_NAME[key]
+    chosen = next(name for name, cls in registry.items() if cls is type(default))
+    yield f"{key}.name", " | ".join(registry), json.dumps(chosen), doc
+    for name, cls in registry.items():
+        for row_key, kind, shown, about in _rows(
+            cls, f"{key}.", default if name == chosen else None
+        ):
+            yield row_key, kind, shown, f"{name}: {about}"
 
 
 def argument_docs(cls: type) -> dict[str, str]:
@@ -199,12 +258,15 @@ def argument_docs(cls: type) -> dict[str, str]:
 
 
 def _default(schema: type, name: str) -> Any:
+    """A field's default, `...` where it has none."""
     if is_dataclass(schema):
         return next(f.default for f in schema.__dataclass_fields__.values() if f.name == name)
     assert issubclass(schema, BaseModel)
-    return schema.model_fields[name].default
+    field = schema.model_fields[name]
+    return ... if field.is_required() else field.default
 
 
 def _type_name(hint: Any) -> str:
-    text = getattr(hint, "__name__", None) if isinstance(hint, type) and not get_args(hint) else None
-    return text or str(hint).replace("typing.", "").replace("unmask.models.settings.", "")
+    if isinstance(hint, type) and not get_args(hint):
+        return hint.__name__
+    return re.sub(r"\b(typing|unmask(\.\w+)*)\.", "", str(hint))

@@ -13,7 +13,7 @@ from rich.text import Text
 from torch import Tensor
 
 from unmask.config import TrainConfig
-from unmask.generation import sample
+from unmask.generation import prompt_text, sample
 from unmask.models.policy import Policy, Prompt, load_policy
 from unmask.recipe import ConfigError, parse_overrides, validate
 from unmask.sampling.settings import Sampler
@@ -53,9 +53,9 @@ def watch_completion(
                 live.update(frame.render(step, canvas[0], confidence[0]), refresh=True)
                 time.sleep(delay)
 
-            completion = sample(
-                policy, [messages], config.sampler, seed=config.seed, on_step=draw
-            )[0]
+            completion = sample(policy, [messages], config.sampler, seed=config.seed, on_step=draw)[
+                0
+            ]
     else:
         last: list[Panel] = []
 
@@ -73,7 +73,7 @@ class Frame:
 
     def __init__(self, policy: Policy, prompt: Prompt, sampler: Sampler) -> None:
         self._policy = policy
-        self._prompt = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        self._prompt = prompt_text(prompt)
         self._sampler = sampler
 
     def render(self, step: int, canvas: Tensor, confidence: Tensor) -> Panel:
@@ -87,9 +87,7 @@ class Frame:
         text = Text()
         mask_id = self._policy.family.mask_token_id
         tokens = self._policy.token_texts(canvas.tolist())
-        for token, token_id, sure in zip(
-            tokens, canvas.tolist(), confidence.tolist(), strict=True
-        ):
+        for token, token_id, sure in zip(tokens, canvas.tolist(), confidence.tolist(), strict=True):
             if token_id == mask_id:
                 text.append(f"{HIDDEN} ", style="dim")
             else:

@@ -7,6 +7,7 @@ chunks, so that no [B, T, V] tensor ever exists.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,9 +49,9 @@ class Denoiser(nn.Module):
         self.autocast = autocast
 
     @property
-    def causal_lm(self) -> nn.Module:
+    def causal_lm(self) -> Any:
         """The transformers model, without the peft wrapper if there is one."""
-        network = self.network
+        network: Any = self.network
         return network.get_base_model() if hasattr(network, "get_base_model") else network
 
     @property
@@ -76,7 +77,8 @@ class Denoiser(nn.Module):
             scored: bool [N, T].
 
         Returns:
-            float32 [K], K = number of scored positions, in row-major order.
+            float32 (float64 of a float64 network) [K], K = number of scored positions, in
+            row-major order.
         """
         rows, columns = scored.nonzero(as_tuple=True)
         hidden = self._hidden_states(ids, attention_mask)[rows, self._source(columns)]
@@ -118,17 +120,24 @@ class Denoiser(nn.Module):
 
     def _hidden_states(self, ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         decoder = self.causal_lm.get_decoder()
+        # Counted from the first real token: rounding in the rotary embedding would otherwise
+        # depend on the padding.
+        positions = None if attention_mask is None else (attention_mask.cumsum(-1) - 1).clamp(min=0)
         # One context per pass: autocast's weight cache must not carry over from a pass without a
         # graph into one with a graph.
         with torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None):
             return decoder(
-                input_ids=ids, attention_mask=attention_mask, use_cache=False
+                input_ids=ids,
+                attention_mask=attention_mask,
+                position_ids=positions,
+                use_cache=False,
             ).last_hidden_state
 
     def _project(self, hidden: Tensor) -> Tensor:
         head = self.causal_lm.get_output_embeddings()
         with torch.autocast(hidden.device.type, enabled=False):
-            return head(hidden.to(head.weight.dtype)).float()
+            logits = head(hidden.to(head.weight.dtype))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _logprobs(self, hidden: Tensor, targets: Tensor) -> Tensor:
         logits = self._project(hidden)

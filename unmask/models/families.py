@@ -37,7 +37,7 @@ def recognise(config: dict[str, Any], source: str) -> Family:
         source: where it came from, for error messages.
 
     Raises:
-        ValueError: if the architecture is unknown, causal, or names no mask token.
+        ValueError: if the architecture is unknown, causal, or names no mask token of its own.
     """
     model_type = config.get("model_type")
     if model_type not in NATIVE_MODEL_TYPES:
@@ -51,9 +51,10 @@ def recognise(config: dict[str, Any], source: str) -> Family:
             '"is_causal": false in config.json and training with masked tokens'
         )
     mask_token_id = config.get("mask_token_id")
-    if not isinstance(mask_token_id, int):
+    size = config.get("vocab_size", 0)
+    if not isinstance(mask_token_id, int) or not 0 <= mask_token_id < size:
         raise ValueError(
-            f"{source} has mask_token_id {mask_token_id!r} in config.json: "
+            f"{source} has mask_token_id {mask_token_id!r} and vocab_size {size!r} in config.json: "
             "a diffusion model needs the id of its mask token there"
         )
     eos = config.get("eos_token_id")

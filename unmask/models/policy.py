@@ -6,19 +6,26 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from unmask.models.denoiser import Denoiser
 from unmask.models.families import Family, recognise
+from unmask.models.paths import resolve_model_path
 from unmask.models.settings import LoRA
 
 Prompt = str | list[dict[str, str]]
+# Next to adapters, what `Policy.defaults` keeps in the config.json of a whole model.
+ADAPTER_DEFAULTS = "unmask.json"
 
 
 @dataclass
@@ -50,12 +57,16 @@ class Policy:
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt: plain text as it is, messages through the chat template."""
         if isinstance(prompt, str):
-            text, special = prompt, True
-        else:
-            text, special = self.tokenizer.apply_chat_template(
-                prompt, add_generation_prompt=True, tokenize=False
-            ), False
-        return self.tokenizer(text, add_special_tokens=special)["input_ids"]
+            return self.tokenizer(prompt)["input_ids"]
+        if self.tokenizer.chat_template is None:
+            raise ValueError(
+                f"the tokenizer of {self.source} has no chat template: give prompts as plain text, "
+                "or a checkpoint with one"
+            )
+        text = self.tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, tokenize=False
+        )
+        return self.tokenizer(str(text), add_special_tokens=False)["input_ids"]
 
     def encode_completion(self, text: str) -> list[int]:
         """Token ids of a completion, without special tokens."""
@@ -68,7 +79,7 @@ class Policy:
             if token in self.family.eos_ids:
                 break
             kept.append(token)
-        return self.tokenizer.decode(kept, skip_special_tokens=True)
+        return str(self.tokenizer.decode(kept, skip_special_tokens=True))
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """The text of each token by itself."""
@@ -90,7 +101,8 @@ class Policy:
         limit = getattr(self.config, "max_position_embeddings", None)
         if limit is not None and num_tokens > limit:
             raise ValueError(
-                f"prompt and completion take {num_tokens} tokens, but {self.source} has "
+                f"prompt and completion take {num_tokens} tokens, but "
+                f"{self.source or 'the new model'} has "
                 f"{limit} positions: lower sampler.gen_length or task.max_prompt_length"
             )
 
@@ -106,7 +118,8 @@ class Policy:
     @contextmanager
     def without_adapters(self) -> Iterator[None]:
         """The base model: the reference policy of a LoRA run."""
-        with self.denoiser.network.disable_adapter():
+        network: Any = self.denoiser.network
+        with network.disable_adapter():
             yield
 
     def save(self, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -119,39 +132,12 @@ class Policy:
         if state_dict is not None:
             prefix = "network."
             state_dict = {name.removeprefix(prefix): value for name, value in state_dict.items()}
-        self.denoiser.network.save_pretrained(folder, state_dict=state_dict)
+        network: Any = self.denoiser.network
+        network.save_pretrained(folder, state_dict=state_dict)
+        if self.has_adapters:
+            # Adapters come without a config.json, which would make transformers expect weights.
+            (folder / ADAPTER_DEFAULTS).write_text(json.dumps(self.defaults, indent=2))
         self.tokenizer.save_pretrained(folder)
-
-
-def resolve_model_path(path: str) -> Path:
-    """The folder of a model: a local path, a packaged model's name, or a hub id to download.
-
-    Raises:
-        ValueError: if it is none of these.
-    """
-    local = Path(path).expanduser()
-    if local.is_dir():
-        return local
-    packaged = Path(str(files("unmask") / "checkpoints"))
-    if (packaged / path).is_dir() and path:
-        return packaged / path
-    names = ", ".join(sorted(entry.name for entry in packaged.iterdir() if entry.is_dir()))
-    missing = (
-        f"model.path={path!r} is neither a folder nor a packaged model ({names}): "
-        "give one of these, or a hub id such as org/name"
-    )
-    if path.count("/") != 1 or path.startswith((".", "/", "~")):
-        raise ValueError(missing)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        # Weights and text files only: no pickles, no code.
-        return Path(snapshot_download(path, allow_patterns=["*.safetensors", "*.json", "*.txt"]
-                                      + ["*.jinja", "*.model"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{missing}; the hub answered: {reason}") from error
 
 
 def load_policy(
@@ -195,51 +181,60 @@ def load_policy(
         )
     if not list(base.glob("*.safetensors")):
         raise ValueError(f"{path} has no *.safetensors: save the model in that format")
-    network, report = AutoModelForCausalLM.from_pretrained(
-        base,
-        dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-        attn_implementation=attention,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
-    _require_all_weights(report, path)
-    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
-    if network.get_input_embeddings().weight.shape[0] < len(tokenizer):
+    network, tokenizer = _load(base, path, dtype, attention)
+    vocabulary = network.config.vocab_size
+    if vocabulary < len(tokenizer):
         raise ValueError(
-            f"{path} has {network.get_input_embeddings().weight.shape[0]} embeddings for a "
-            f"tokenizer of {len(tokenizer)} tokens: they do not belong together"
+            f"{path} has {vocabulary} embeddings for a tokenizer of {len(tokenizer)} tokens: "
+            "they do not belong together, so save the model with its own tokenizer"
         )
     _require_bidirectional(network, path)
-    disable_dropout(network)
     if gradient_checkpointing:
-        network.gradient_checkpointing_enable({"use_reentrant": False})
+        # transformers renames the method during 5.x.
+        old = network.gradient_checkpointing_enable
+        getattr(network, "activation_checkpointing_enable", old)({"use_reentrant": False})
         network.enable_input_require_grads()
     module: nn.Module = network
     if adapters is not None:
-        from peft import PeftModel
-
-        module = PeftModel.from_pretrained(network, adapters, is_trainable=lora is not None)
+        module = _load_adapters(network, adapters, lora)
     elif lora is not None:
         module = _add_lora(network, lora, seed)
-    # Rows of the embedding beyond the tokenizer are untrained.
-    vocabulary = network.get_output_embeddings().weight.shape[0]
+    disable_dropout(module)
     denoiser = Denoiser(
         module,
         mask_token_id=recognised.mask_token_id,
         shift=recognised.shift,
+        # Rows of the embedding beyond the tokenizer are untrained.
         forbidden_ids=range(len(tokenizer), vocabulary),
         autocast=autocast,
     )
-    return Policy(denoiser.to(device), tokenizer, recognised, base)
+    policy = Policy(denoiser.to(device), tokenizer, recognised, base)
+    if adapters is not None and (adapters / ADAPTER_DEFAULTS).is_file():
+        policy.defaults = _read_json(adapters / ADAPTER_DEFAULTS, path)
+    return policy
 
 
 def disable_dropout(network: nn.Module) -> None:
     """Set every dropout probability to 0: passes with and without a graph must agree."""
+    module: Any
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
+
+
+def _load_adapters(network: PreTrainedModel, folder: Path, lora: LoRA | None) -> nn.Module:
+    from peft import PeftModel
+
+    module = PeftModel.from_pretrained(network, folder, is_trainable=lora is not None)
+    found: Any = module.peft_config["default"]
+    if lora is not None and (found.r, found.lora_alpha) != (lora.r, lora.alpha):
+        raise ValueError(
+            f"model.lora has r={lora.r}, alpha={lora.alpha}, but the adapters in {folder} have "
+            f"r={found.r}, alpha={found.lora_alpha}: set these"
+        )
+    return module
 
 
 def _add_lora(network: nn.Module, lora: LoRA, seed: int) -> nn.Module:
@@ -257,22 +252,66 @@ def _add_lora(network: nn.Module, lora: LoRA, seed: int) -> nn.Module:
         return get_peft_model(network, config)
 
 
+def _load(
+    folder: Path, source: str, dtype: str, attention: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    wanted = dtype if dtype == "auto" else getattr(torch, dtype, None)
+    if wanted != "auto" and not isinstance(wanted, torch.dtype):
+        raise ValueError(f"model.dtype={dtype!r} is no dtype of torch: choose float32 or bfloat16")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=wanted,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            output_loading_info=True,
+            # Reported below, with the names of the weights.
+            ignore_mismatched_sizes=True,
+        )
+    except Exception as error:
+        raise ValueError(
+            f"{source} cannot be loaded with model.attention={attention}: {_one_line(error)}; "
+            "give a whole checkpoint with its tokenizer"
+        ) from error
+    network, report = loaded
+    _require_all_weights(report, source)
+    return network, tokenizer
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
 def _adapter_base(folder: Path) -> str:
-    return str(_read_json(folder / "adapter_config.json", str(folder))["base_model_name_or_path"])
+    base = _read_json(folder / "adapter_config.json", str(folder)).get("base_model_name_or_path")
+    if not isinstance(base, str):
+        raise ValueError(
+            f"{folder} has base_model_name_or_path {base!r} in adapter_config.json: "
+            "name the folder or hub id of the model that the adapters belong to"
+        )
+    return base
 
 
 def _read_json(file: Path, source: str) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"{source} has no {file.name}: give the folder of a saved model")
     try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{source}: {file.name} is no valid JSON ({error})") from error
+        content = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{source}: {file.name} is no valid JSON ({error}): save the model again"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{source}: {file.name} holds no JSON object: save the model again")
+    return content
 
 
 def _require_all_weights(report: dict[str, Any], source: str) -> None:
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        names = sorted(str(name) for name in report.get(kind) or ())
+        # A mismatched key comes with the two shapes.
+        found = report.get(kind) or ()
+        names = sorted(name if isinstance(name, str) else name[0] for name in found)
         if names:
             shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
             raise ValueError(
@@ -282,7 +321,7 @@ def _require_all_weights(report: dict[str, Any], source: str) -> None:
 
 
 @torch.no_grad()
-def _require_bidirectional(network: nn.Module, source: str) -> None:
+def _require_bidirectional(network: PreTrainedModel, source: str) -> None:
     """Early transformers 5 releases ignore `is_causal = False` without a word."""
     ids = torch.tensor([[0, 1, 0, 0], [0, 1, 0, 1]], device=network.device)
     first, second = network(input_ids=ids, use_cache=False).logits[:, 0]

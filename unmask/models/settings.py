@@ -14,6 +14,9 @@ class LoRA:
         r: rank.
         alpha: scale numerator; updates are scaled by alpha / r.
         target_modules: names of the linear layers to adapt; "auto" = all but the output head.
+
+    Raises:
+        ValueError: if r or alpha is below 1.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -21,6 +24,10 @@ class LoRA:
     r: int = 128
     alpha: int = 64
     target_modules: str | list[str] = "auto"
+
+    def __post_init__(self) -> None:
+        """Validate the settings."""
+        _require_positive(r=self.r, alpha=self.alpha)
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,9 @@ class TinyArchitecture:
         max_length: longest prompt plus completion, in tokens.
         rope_theta: base of the rotary frequencies; short sequences want a small one.
         initializer_range: standard deviation of the initial weights.
+
+    Raises:
+        ValueError: if a size is below 1, or the heads do not divide the width evenly.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -46,3 +56,25 @@ class TinyArchitecture:
     max_length: int = 128
     rope_theta: float = 100.0
     initializer_range: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Validate the settings."""
+        _require_positive(
+            num_layers=self.num_layers,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_heads=self.num_heads,
+            max_length=self.max_length,
+        )
+        # Rotary embeddings turn pairs of a head's dimensions.
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"hidden_size={self.hidden_size} does not split into num_heads={self.num_heads} "
+                f"heads of even width: choose a multiple of {2 * self.num_heads}"
+            )
+
+
+def _require_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} is too small: give at least 1")

@@ -27,7 +27,9 @@ def choose_tokens(
     total = cumulative[..., -1:]
     # Stays below the total, so that rounding never selects a token of probability 0.
     wanted = torch.minimum(noise.unsqueeze(-1) * total, torch.nextafter(total, total * 0))
-    return torch.searchsorted(cumulative, wanted, right=True).squeeze(-1)
+    chosen = torch.searchsorted(cumulative, wanted, right=True).squeeze(-1)
+    # Only NaN gets past the end; the caller sees it in the probabilities.
+    return chosen.clamp(max=logits.shape[-1] - 1)
 
 
 def restrict(logits: Tensor, top_k: int, top_p: float) -> Tensor:

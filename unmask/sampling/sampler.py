@@ -87,7 +87,7 @@ def sample(
         proposer: the model.
         prompt_ids: int [B, P], padded on the left.
         prompt_mask: [B, P], 1 for real tokens; None = no padding.
-        seeds: int64 [B], one per sequence; unused at temperature 0.
+        seeds: int64 [B], one per sequence; at temperature 0 read by the random order alone.
         sampler: the settings.
         eos_ids: tokens that close a completion; the first fills what an early stop leaves.
         on_step: called after each step with its number, the canvas so far, int64 [B, L], and the
@@ -95,6 +95,9 @@ def sample(
 
     Returns:
         The completions; see `Samples`.
+
+    Raises:
+        ValueError: if the model's logits are not finite.
     """
     batch, device = prompt_ids.shape[0], prompt_ids.device
     length, mask_id = sampler.gen_length, proposer.mask_token_id
@@ -125,6 +128,12 @@ def sample(
             )
             num_forwards += len(active) * (2 if sampler.cfg_scale else 1)
             picked, tokens, probs = _reveal(logits, hidden, seeds[active], step, count, sampler)
+            if bool(probs.isnan().any()):
+                raise ValueError(
+                    f"the model gives logits that are NaN or infinite (denoising step {step}): its "
+                    "weights have diverged or its dtype is too narrow; use an earlier checkpoint "
+                    "or model.dtype=float32"
+                )
             revealed = hidden.gather(1, picked)
             canvas[rows, revealed] = tokens
             confidence[rows, revealed] = probs
@@ -165,7 +174,7 @@ def _propose(
 def _reveal(
     logits: Tensor, hidden: Tensor, seeds: Tensor, step: int, count: int, sampler: Sampler
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which of the K hidden positions to reveal, their tokens and probabilities: [N, count] each."""
+    """Which of the K hidden positions to reveal, their tokens and probabilities: [N, count]."""
     logp = logits.log_softmax(-1)
     token_noise = uniform(seeds, step, hidden)
     order_noise = uniform(seeds, step, hidden, stream=1)
@@ -178,15 +187,23 @@ def _reveal(
         )
 
     if sampler.select_first:
-        picked = score(logp, None, order_noise).topk(count, dim=-1).indices
+        picked = _highest(score(logp, None, order_noise), count)
         index = picked.unsqueeze(-1).expand(-1, -1, logits.shape[-1])
         tokens = choose(logits.gather(1, index), token_noise.gather(1, picked))
     else:
         every = choose(logits, token_noise)
-        picked = score(logp, every, order_noise).topk(count, dim=-1).indices
+        picked = _highest(score(logp, every, order_noise), count)
         tokens = every.gather(1, picked)
     chosen = logp.gather(1, picked.unsqueeze(-1).expand(-1, -1, logp.shape[-1]))
     return picked, tokens, chosen.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).exp()
+
+
+def _highest(scores: Tensor, count: int) -> Tensor:
+    """Indices of the `count` highest scores of each row, ties in reading order: int64 [N, count].
+
+    `topk` leaves ties open, and confidences that round to 1 are ties.
+    """
+    return scores.argsort(dim=-1, descending=True, stable=True)[:, :count]
 
 
 def _is_any(ids: Tensor, wanted: Iterable[int]) -> Tensor:

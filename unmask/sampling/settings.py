@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 Remasking = Literal["low_confidence", "random", "entropy", "margin", "left_to_right"]
 
@@ -62,13 +63,17 @@ class Sampler:
                 f"steps={self.steps} is more than gen_length={self.gen_length}: every step "
                 f"reveals at least one token, so choose at most {self.gen_length}"
             )
-        if self.temperature < 0 or self.top_k < 0 or self.cfg_scale < 0:
-            raise ValueError(
-                f"temperature={self.temperature}, top_k={self.top_k}, cfg_scale={self.cfg_scale}: "
-                "none may be negative"
-            )
+        for name in ("temperature", "top_k", "cfg_scale"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is out of range: give a finite number from 0 up"
+                )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p} is out of range: give a mass in (0, 1]")
+        if self.remasking not in get_args(Remasking):
+            raise ValueError(
+                f"remasking={self.remasking!r} is unknown: choose {', '.join(get_args(Remasking))}"
+            )
 
     @property
     def num_blocks(self) -> int:

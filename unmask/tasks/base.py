@@ -44,7 +44,7 @@ class Task(Protocol):
         """
         ...
 
-    def build(self, split: Split, *, size: int, seed: int, prompt: str = ...) -> Dataset:
+    def build(self, split: str, *, size: int, seed: int, prompt: str = ...) -> Dataset:
         """`size` distinct examples of one split: `prompt` and the columns that the rewards read.
 
         The same arguments give the same rows on every machine, a smaller size gives the first

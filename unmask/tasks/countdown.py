@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from unmask.tasks.arithmetic import ASCII_WHITESPACE, MAX_CHARACTERS, evaluate_expression
 from unmask.tasks.base import (
-    Split,
     answer_text,
     check_choice,
     check_integer,
@@ -72,7 +71,7 @@ class Countdown:
         integers = range(max(self.max_number, self.max_target) + 1)
         return [*map(str, integers), *OPERATORS, "(", ")", ":"]
 
-    def build(self, split: Split, *, size: int, seed: int, prompt: str = "compact") -> Dataset:
+    def build(self, split: str, *, size: int, seed: int, prompt: str = "compact") -> Dataset:
         """`size` distinct problems of one split; see `Task.build`.
 
         Problems are distinct, and belong to a split, by their sorted numbers and target. The
@@ -163,7 +162,7 @@ class Countdown:
         check_choice("prompt", prompt, self.prompts)
         return ""
 
-    def _problems(self, split: Split, size: int, seed: int) -> list[Problem]:
+    def _problems(self, split: str, size: int, seed: int) -> list[Problem]:
         check_draw(split, size, seed)
         draws = Draws(stream_seed(self.name, seed))
         return take_distinct(self._candidates(draws), split=split, size=size, source=str(self))

@@ -62,13 +62,13 @@ def check_draw(split: str, size: int, seed: int) -> None:
 
 
 def take_distinct(
-    candidates: Iterable[tuple[str, Example] | None], *, split: Split, size: int, source: str
+    candidates: Iterable[tuple[str, Example] | None], *, split: str, size: int, source: str
 ) -> list[Example]:
     """First `size` examples of one split with distinct keys, in the order drawn.
 
     Args:
         candidates: Endless draws of (canonical content, example), None for a rejected draw.
-        split: Split to keep, as `split_of` decides it from the canonical content.
+        split: str to keep, as `split_of` decides it from the canonical content.
         size: Number of examples to return.
         source: Options that the examples come from, for the error.
 

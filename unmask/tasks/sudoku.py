@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unmask.tasks.base import (
-    Split,
     answer_text,
     check_choice,
     check_integer,
@@ -74,7 +73,7 @@ class Sudoku:
         """The digits 1 to 4 and the blank."""
         return [*DIGITS, BLANK]
 
-    def build(self, split: Split, *, size: int, seed: int, prompt: str = "compact") -> Dataset:
+    def build(self, split: str, *, size: int, seed: int, prompt: str = "compact") -> Dataset:
         """`size` distinct puzzles of one split; see `Task.build`.
 
         Returns:
@@ -153,7 +152,7 @@ class Sudoku:
         check_choice("prompt", prompt, self.prompts)
         return ""
 
-    def _puzzles(self, split: Split, size: int, seed: int) -> list[tuple[str, str]]:
+    def _puzzles(self, split: str, size: int, seed: int) -> list[tuple[str, str]]:
         check_draw(split, size, seed)
         return take_distinct(self._candidates(seed), split=split, size=size, source=str(self))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,18 +30,22 @@ def gather_state(
     """Full trainable weights and optimizer state by parameter name, on the CPU.
 
     Every rank must call this; only rank 0 gets the content where parameters are sharded.
+
+    Returns:
+        Weights by name; optimizer state as tensors by "name/key", and the `param_groups`.
     """
-    options = StateDictOptions(
-        full_state_dict=True,
-        cpu_offload=True,
-        ignore_frozen_params=True,
-        flatten_optimizer_state_dict=True,
-    )
-    weights = dict(get_model_state_dict(model, options=options))
-    # Asking an optimizer without state for its state would take a step of 0 and leave a trace.
-    state = dict(get_optimizer_state_dict(model, optimizer, options=options)) if (
-        optimizer.state) else {}
-    return weights, state
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    weights: dict[str, Any] = dict(get_model_state_dict(model, options=options))
+    if not optimizer.state:
+        # Asking for the state of an optimizer that has none would make it step, and leave a trace.
+        return weights, {}
+    nested: dict[str, Any] = dict(get_optimizer_state_dict(model, optimizer, options=options))
+    state: dict[str, Any] = {
+        f"{name}/{key}": value
+        for name, values in nested["state"].items()
+        for key, value in values.items()
+    }
+    return weights, {**state, "param_groups": nested["param_groups"]}
 
 
 def restore_state(
@@ -50,13 +55,17 @@ def restore_state(
     optimizer_state: dict[str, Any],
 ) -> None:
     """The reverse of `gather_state`, on every rank."""
-    options = StateDictOptions(
-        full_state_dict=True, ignore_frozen_params=True, flatten_optimizer_state_dict=True,
-        strict=False,
-    )
-    set_model_state_dict(model, weights, options=options)
-    if optimizer_state:
-        set_optimizer_state_dict(model, optimizer, optimizer_state, options=options)
+    # Not strict: frozen weights are not among them.
+    options = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False)
+    set_model_state_dict(model, dict(weights), options=options)
+    if not optimizer_state:
+        return
+    nested: dict[str, Any] = {"state": {}, "param_groups": optimizer_state["param_groups"]}
+    for path, value in optimizer_state.items():
+        name, slash, key = path.rpartition("/")
+        if slash:
+            nested["state"].setdefault(name, {})[key] = value
+    set_optimizer_state_dict(model, optimizer, nested, options=options)
 
 
 def write_checkpoint(
@@ -68,7 +77,9 @@ def write_checkpoint(
 ) -> None:
     """Write `folder` under a temporary name, flush it to disk, rename it, drop the oldest.
 
-    If anything fails, the disk being full included, the older checkpoints stand untouched.
+    Checkpoints of later steps are dropped too: the run was resumed from an earlier one, and they
+    are no part of its history. If anything fails, the disk being full included, the older
+    checkpoints stand untouched.
 
     Args:
         folder: `…/checkpoints/step-000100`.
@@ -77,9 +88,11 @@ def write_checkpoint(
         keep: newest checkpoints to keep.
     """
     temporary = folder.parent / f".{folder.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    # A process that was killed while it wrote leaves one behind.
+    for left in folder.parent.glob(".step-*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
     try:
+        temporary.mkdir(parents=True)
         plain: dict[str, dict[str, Any]] = {}
         for name, values in tensors.items():
             kept = {key: v.contiguous() for key, v in values.items() if isinstance(v, Tensor)}
@@ -99,8 +112,10 @@ def write_checkpoint(
             f"checkpoint {folder} could not be written ({error}): free some space; "
             "older checkpoints are untouched"
         ) from error
-    for old in list_checkpoints(folder.parent)[:-keep]:
-        shutil.rmtree(old)
+    found = list_checkpoints(folder.parent)
+    newest = found.index(folder) + 1
+    for other in [*found[: max(newest - keep, 0)], *found[newest:]]:
+        shutil.rmtree(other)
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -117,8 +132,9 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, A
             for name, values in plain.items()
         }
     except Exception as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"checkpoint {folder} cannot be read ({error}): give a folder checkpoints/step-… of "
+            f"checkpoint {folder} cannot be read ({reason}): give a folder checkpoints/step-… of "
             "a run, or start anew with checkpoint.resume=never"
         ) from error
     return state, tensors
@@ -126,7 +142,11 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, A
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
-    found = [path for path in folder.glob("step-*") if (path / STATE_FILE).is_file()]
+    found = [
+        path
+        for path in folder.glob("step-*")
+        if re.fullmatch(r"step-\d+", path.name) and (path / STATE_FILE).is_file()
+    ]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 

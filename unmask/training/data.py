@@ -6,7 +6,7 @@ The order of prompts is a pure function of (seed, epoch), so that a cursor is al
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,15 @@ def load_dataset(name: str, split: str) -> Dataset:
         ) from error
 
 
+def require_column(dataset: Dataset, name: str, source: str) -> None:
+    """Raise ValueError, listing the columns, unless the data set has this one."""
+    if name not in dataset.column_names:
+        raise ValueError(
+            f"{source} has no column {name!r}, only {', '.join(dataset.column_names) or 'none'}: "
+            f"rename the column that holds each {name}"
+        )
+
+
 def encode_examples(
     dataset: Dataset,
     encode: Callable[[Prompt], list[int]],
@@ -91,16 +100,13 @@ def encode_examples(
         source: the data set's name in messages.
 
     Raises:
-        ValueError: if the column is missing, nothing is left, or a prompt is refused.
+        ValueError: if the column is missing, nothing is left, or a prompt is refused or is none.
     """
-    if "prompt" not in dataset.column_names:
-        raise ValueError(
-            f"{source} has no column 'prompt', only {', '.join(dataset.column_names) or 'none'}: "
-            "rename the column that holds the prompts"
-        )
+    require_column(dataset, "prompt", source)
     examples, dropped = [], 0
     for index, row in enumerate(dataset):
         prompt = row.pop("prompt")
+        _require_prompt(prompt, index, source)
         ids = encode(prompt)
         if len(ids) <= max_prompt_length:
             examples.append(Example(index, prompt, ids, row))
@@ -115,7 +121,10 @@ def encode_examples(
     if dropped:
         logger.warning(
             "%s: dropped %d of %d prompts with more than %d tokens (task.max_prompt_length)",
-            source, dropped, dropped + len(examples), max_prompt_length,
+            source,
+            dropped,
+            dropped + len(examples),
+            max_prompt_length,
         )
     if not examples:
         raise ValueError(
@@ -125,6 +134,18 @@ def encode_examples(
             else f"{source} is empty: give a data set with at least one row"
         )
     return examples
+
+
+def _require_prompt(prompt: Any, index: int, source: str) -> None:
+    messages = prompt if isinstance(prompt, list) and prompt else [None]
+    if not isinstance(prompt, str) and not all(
+        isinstance(item, Mapping) and isinstance(item.get("content"), str) and item.get("role")
+        for item in messages
+    ):
+        raise ValueError(
+            f"{source}: prompt {index} is {repr(prompt)[:80]}: give a text, or a list of messages "
+            "with role and content"
+        )
 
 
 def take(examples: Sequence[Any], cursor: int, count: int, seed: int) -> list[Any]:
@@ -138,7 +159,8 @@ def take(examples: Sequence[Any], cursor: int, count: int, seed: int) -> list[An
         count: how many.
         seed: of the run.
     """
-    size, taken = len(examples), []
+    size = len(examples)
+    taken: list[Any] = []
     for position in range(cursor, cursor + count):
         epoch, offset = divmod(position, size)
         if not taken or offset == 0:

@@ -30,7 +30,7 @@ def build_scheduler(
     optimizer: torch.optim.Optimizer, config: OptimizerConfig, num_steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """The learning-rate schedule over `num_steps` updates, from transformers."""
-    name = config.schedule
+    name: str = config.schedule
     if name == "constant" and config.warmup_steps:
         name = "constant_with_warmup"
     return get_scheduler(

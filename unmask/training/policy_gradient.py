@@ -65,7 +65,9 @@ class Engine:
     scale: float = 1.0
 
 
-def plan_slices(lengths: Tensor, num_views: int, views_per_draw: int, max_tokens: int) -> list[Slice]:
+def plan_slices(
+    lengths: Tensor, num_views: int, views_per_draw: int, max_tokens: int
+) -> list[Slice]:
     """Pack views into slices of at most `max_tokens` padded tokens, longest sequences first.
 
     A sequence's views stay together where they fit, whole draws where not. A slice always holds at
@@ -108,27 +110,29 @@ def view_logprobs(
         mask_token_id: the token that stands for "hidden".
 
     Returns:
-        float32 [N, L], with a graph unless under `torch.no_grad`.
+        float [N, L] in the model's dtype, with a graph unless under `torch.no_grad`.
     """
     rows, views = part.rows, part.views
     lengths = completions.prompt_lengths[rows]
     width = completions.prompt_ids.shape[1]
-    padding = width - int(lengths.max())
+    longest = int(lengths.max())
+    padding = width - longest
     prompt = completions.prompt_ids[rows, padding:]
     if maskings.prompt_hidden is not None:
-        hidden = maskings.prompt_hidden[rows, views, padding:]
+        hidden = maskings.prompt_hidden[rows, views]
+        hidden = hidden[:, hidden.shape[1] - longest :]
         prompt = prompt.masked_fill(hidden, mask_token_id)
     completion = completions.completion_ids[rows]
     noisy = completion.masked_fill(maskings.hidden[rows, views], mask_token_id)
     scored = maskings.scored[rows, views]
     attention = None
-    if bool((lengths < width - padding).any()):
+    if bool((lengths < longest).any()):
         mask = completions.prompt_mask[rows, padding:]
         attention = torch.cat([mask, torch.ones_like(completion)], dim=1)
     everywhere = torch.cat([torch.zeros_like(prompt, dtype=torch.bool), scored], dim=1)
     targets = torch.cat([prompt, completion], dim=1)
     values = model(torch.cat([prompt, noisy], dim=1), attention, targets, everywhere)
-    return torch.zeros(scored.shape, device=values.device).masked_scatter(scored, values)
+    return values.new_zeros(scored.shape).masked_scatter(scored, values)
 
 
 @torch.no_grad()
@@ -139,16 +143,16 @@ def evaluate_logprobs(
     *,
     mask_token_id: int,
     max_tokens: int,
-    engine: Engine = Engine(),  # noqa: B008 - frozen, and the plain process is a constant
+    engine: Engine = Engine(),
 ) -> Tensor:
-    """log p of every scored token of every view, without a graph: float32 [B, M, L]."""
+    """log p of every scored token of every view, without a graph: [B, M, L] in its dtype."""
     slices = _plan(completions, maskings, max_tokens)
-    result = torch.zeros_like(maskings.weight, dtype=torch.float32)
+    result = torch.zeros_like(maskings.weight)
     for index in range(engine.agree_on_slices(len(slices))):
         part = slices[min(index, len(slices) - 1)]
-        result[part.rows, part.views] = view_logprobs(
-            model, completions, maskings, part, mask_token_id
-        )
+        values = view_logprobs(model, completions, maskings, part, mask_token_id)
+        result = result.to(values.dtype)
+        result[part.rows, part.views] = values
     return result
 
 
@@ -162,7 +166,7 @@ def streamed_backward(
     on_policy: bool,
     mask_token_id: int,
     max_tokens: int,
-    engine: Engine = Engine(),  # noqa: B008
+    engine: Engine = Engine(),
 ) -> tuple[ObjectiveOutput, Tensor]:
     """Add the exact gradient of `objective` to the parameters' `.grad`, one slice at a time.
 
@@ -179,7 +183,7 @@ def streamed_backward(
         engine: how to run a backward pass.
 
     Returns:
-        The objective's output on all views, detached, and logp float32 [B, M, L].
+        The objective's output on all views, detached, and logp [B, M, L] in the model's dtype.
     """
     slices = _plan(completions, maskings, max_tokens)
     num_slices = engine.agree_on_slices(len(slices))
@@ -193,14 +197,16 @@ def streamed_backward(
 
     # What a slice does not hold is filled with any finite value: no sequence's derivative reads
     # another's logp, and a separable objective's draw reads no other draw.
-    logp = torch.zeros_like(maskings.weight, dtype=torch.float32)
-    if not on_policy:
-        logp = inputs.old_logp.detach().to(torch.float32).clone()
+    logp = torch.zeros_like(maskings.weight) if on_policy else inputs.old_logp.detach().clone()
     gradient = None
     if engine.agree_on_slices(int(_needs_first_pass(slices, maskings, objective))):
         logp = evaluate_logprobs(
-            model, completions, maskings,
-            mask_token_id=mask_token_id, max_tokens=max_tokens, engine=engine,
+            model,
+            completions,
+            maskings,
+            mask_token_id=mask_token_id,
+            max_tokens=max_tokens,
+            engine=engine,
         )
         gradient = _derivative(evaluate, logp, Slice(*torch.ones_like(logp[..., 0]).nonzero().T))
         gradient = gradient.view_as(logp)
@@ -209,6 +215,7 @@ def streamed_backward(
         last = index == num_slices - 1
         with nullcontext() if last else engine.no_sync():
             values = forward(part)
+            logp = logp.to(values.dtype)
             logp[part.rows, part.views] = values.detach()
             if gradient is None:
                 weights = _derivative(evaluate, logp, part)
@@ -245,9 +252,7 @@ def _needs_first_pass(slices: list[Slice], maskings: Maskings, objective: Object
     return False
 
 
-def _derivative(
-    evaluate: Callable[[Tensor], ObjectiveOutput], logp: Tensor, part: Slice
-) -> Tensor:
+def _derivative(evaluate: Callable[[Tensor], ObjectiveOutput], logp: Tensor, part: Slice) -> Tensor:
     """d loss / d logp [N, L] of the views in `part`."""
     with torch.enable_grad():
         leaf = logp[part.rows, part.views].detach().requires_grad_()

@@ -44,16 +44,18 @@ def load_function(reference: str) -> RewardFunction:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
-        function = getattr(importlib.import_module(module_name), name)
-    except ImportError as error:
+        module = importlib.import_module(module_name)
+    except Exception as error:
         raise RewardError(
-            f"reward.function={reference!r} cannot be imported ({error}): run where the module "
-            "can be found, or install it"
+            f"reward.function={reference!r} cannot be imported ({_one_line(error)}): run where "
+            "the module can be found, install it, or mend it"
         ) from error
-    except AttributeError:
+    function = getattr(module, name, None)
+    if function is None:
         raise RewardError(
-            f"reward.function={reference!r}: module {module_name} has no {name}"
-        ) from None
+            f"reward.function={reference!r}: module {module_name} has no {name}; name one of its "
+            "functions"
+        )
     if not callable(function):
         raise RewardError(f"reward.function={reference!r} is no callable: name a function")
     return function
@@ -76,23 +78,29 @@ def score(
         columns: the other columns of the data set, one value per completion.
 
     Returns:
-        The sums, NaN where no term scored, and the values by term, None where not scored.
+        The sums, NaN where no term scored, and the values by term, None where not scored; a
+        second term of the same name is called name_2.
 
     Raises:
         RewardError: if a term raises, or returns a wrong number of values, NaN or no numbers.
     """
-    values = {
-        term.name: _call(term, prompts, completions, completion_ids, columns) for term in terms
-    }
+    results = [_call(term, prompts, completions, completion_ids, columns) for term in terms]
     totals = []
     for row in range(len(completions)):
         parts = [
             term.weight * value
-            for term in terms
-            if (value := values[term.name][row]) is not None
+            for term, values in zip(terms, results, strict=True)
+            if (value := values[row]) is not None
         ]
         totals.append(math.fsum(parts) if parts else math.nan)
-    return totals, values
+    return totals, dict(zip(_distinct([term.name for term in terms]), results, strict=True))
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    counts = [names[: index + 1].count(name) for index, name in enumerate(names)]
+    return [
+        f"{name}_{count}" if count > 1 else name for name, count in zip(names, counts, strict=True)
+    ]
 
 
 def _call(
@@ -108,8 +116,9 @@ def _call(
         )
     except Exception as error:
         raise RewardError(
-            f"reward {term.name!r} raised {type(error).__name__}: {error}; it was given "
-            f"{len(completions)} completions and the columns {', '.join(columns) or 'none'}"
+            f"reward {term.name!r} raised {_one_line(error)}; it was given {len(completions)} "
+            f"completions and the columns {', '.join(columns) or 'none'}: return None for what "
+            "cannot be scored"
         ) from error
     if not hasattr(result, "__len__") or len(result) != len(completions):
         size = len(result) if hasattr(result, "__len__") else type(result).__name__
@@ -117,21 +126,23 @@ def _call(
             f"reward {term.name!r} returned {size} values for {len(completions)} completions: "
             "return one number or None for each"
         )
-    return [
-        _number(term.name, row, value, completions[row]) for row, value in enumerate(result)
-    ]
+    return [_number(term.name, row, value, completions[row]) for row, value in enumerate(result)]
 
 
 def _number(name: str, row: int, value: Any, completion: Any) -> float | None:
     if value is None:
         return None
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        number = math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         number = math.nan
     if not math.isfinite(number):
         raise RewardError(
-            f"reward {name!r} returned {value!r} for completion {row} "
+            f"reward {name!r} returned {' '.join(repr(value).split())[:80]} for completion {row} "
             f"({repr(completion)[:80]}): return a finite number, or None for not scored"
         )
     return number
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmask.config import AdvantageConfig
 from unmask.advantages import ADVANTAGES
-from unmask.generation import as_reply, generate
+from unmask.config import AdvantageConfig
+from unmask.generation import as_reply, generate, prompt_text
 from unmask.maskings import derive_seed
 from unmask.models.policy import Policy
 from unmask.sampling.sampler import OnStep
@@ -141,7 +141,7 @@ def collect(
             "rollout": rollout,
             "group": number // group_size,
             "sequence": number,
-            "prompt": prompts[row] if isinstance(prompts[row], str) else prompts[row][-1]["content"],
+            "prompt": prompt_text(prompts[row]),
             "completion": texts[row],
             "tokens": policy.token_texts(ids[row]),
             "completion_ids": ids[row],
@@ -172,10 +172,10 @@ def collect(
 def summarise_records(records: Sequence[dict[str, Any]], zero_std: float) -> dict[str, float]:
     """Metrics of a round from its records: reward, solved, length, confidence, reward terms."""
     rewards = [row["reward"] for row in records if not math.isnan(row["reward"])]
-    mean = _mean(rewards)
+    spread = torch.tensor(rewards, dtype=torch.float64).std(correction=0).item()
     summary = {
-        "reward": mean,
-        "reward_std": math.sqrt(_mean([(value - mean) ** 2 for value in rewards])),
+        "reward": _mean(rewards),
+        "reward_std": spread,
         "frac_zero_std": zero_std,
         "completion_length": _mean([row["length"] for row in records]),
         "confidence": _mean([value for row in records for value in row["confidence"]]),

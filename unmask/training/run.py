@@ -7,16 +7,16 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from accelerate import Accelerator, PartialState
 from accelerate.utils import ProjectConfiguration, broadcast_object_list
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from unmask.config import SFTConfig, TrainConfig
 from unmask.models.policy import Policy
-from unmask.recipe import config_hash, to_yaml
+from unmask.recipe import decisive_settings, flatten, to_yaml
 from unmask.training import checkpoint
 from unmask.training.display import make_display
 from unmask.training.run_folder import RunFolder, describe_environment, finite
@@ -64,7 +64,8 @@ class Run:
         """
         config = self.config
         if config.logging.trackers:
-            self.accelerator.init_trackers("unmask", config=_flat(config.model_dump(mode="json")))
+            settings = _for_trackers(config.model_dump(mode="json"))
+            self.accelerator.init_trackers("unmask", config=settings)
         if not self.is_main:
             return
         self.folder.drop_metrics_after(step)
@@ -87,7 +88,9 @@ class Run:
             self._display.update(finite(row))
         if self.config.logging.trackers:
             numbers = {
-                name: value for name, value in _flat(row).items() if isinstance(value, int | float)
+                name: value
+                for name, value in _for_trackers(row).items()
+                if isinstance(value, int | float)
             }
             self.accelerator.log(numbers, step=row["step"])
 
@@ -131,7 +134,7 @@ class Run:
         if self.is_main:
             final, temporary = self.folder.path / "model", self.folder.path / ".model.tmp"
             shutil.rmtree(temporary, ignore_errors=True)
-            policy.save(temporary, weights)
+            policy.save(temporary, cast(dict[str, Tensor], weights))
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
         self.accelerator.wait_for_everyone()
@@ -139,20 +142,23 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """What a checkpoint is checked against before a run goes on from it."""
         return {
-            "config_hash": config_hash(self.config),
+            "settings": decisive_settings(self.config),
             "num_processes": self.accelerator.num_processes,
         }
 
-    def require_same_config(self, state: Mapping[str, Any]) -> None:
+    def require_same_run(self, state: Mapping[str, Any]) -> None:
         """Refuse to go on under settings that would not give the same run."""
-        if state["config_hash"] != config_hash(self.config):
+        then, now = flatten(state["settings"]), flatten(decisive_settings(self.config))
+        changed = sorted(
+            name for name in then.keys() | now.keys() if then.get(name) != now.get(name)
+        )
+        if changed:
             raise ValueError(
-                f"{self.resume_from} was written under other settings (config hash "
-                f"{state['config_hash']}, now {config_hash(self.config)}): resume with the recipe "
-                f"in {self.folder.path / 'config.yaml'}, or start anew with resume=never"
+                f"{self.resume_from} was written under another {', '.join(changed)}: resume with "
+                f"the recipe {self.folder.path / 'config.yaml'}, or start anew with resume=never"
             )
         if state["num_processes"] != self.accelerator.num_processes and any(
-            self.resume_from.glob("pending-*")  # type: ignore[union-attr]
+            self.resume_from.glob("pending-*")
         ):
             raise ValueError(
                 f"{self.resume_from} was written in the middle of a round by "
@@ -215,13 +221,8 @@ def _require_tracker(name: str) -> None:
         )
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            result |= _flat(value, f"{prefix}{name}/")
-        else:
-            result[f"{prefix}{name}"] = (
-                value if isinstance(value, int | float | str | bool) else str(value)
-            )
-    return result
+def _for_trackers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat, and only what every tracker can hold."""
+    flat = flatten(values, separator="/")
+    simple = int | float | str | bool
+    return {name: v if isinstance(v, simple) else str(v) for name, v in flat.items()}

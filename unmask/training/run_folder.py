@@ -135,7 +135,10 @@ def _git_commit() -> str | None:
         return None
     result = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-        cwd=root, capture_output=True, text=True, check=False,
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return result.stdout.strip() or None
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.config import TrainConfig
 from unmask.models.policy import Policy
+from unmask.models.settings import LoRA
 from unmask.recipe import validate
 from unmask.tasks import Task, get_task
-from unmask.training.data import Example, encode_examples, load_dataset
+from unmask.training.data import Example, encode_examples, load_dataset, require_column
 from unmask.training.rewards import RewardFunction, RewardTerm, load_function
 
 if TYPE_CHECKING:
@@ -58,15 +59,22 @@ def build_config(
     config: TrainConfig | None,
     model: str | Policy | None,
     reward: RewardFunction | Sequence[RewardFunction] | None,
+    lora: LoRA | None,
     sections: Mapping[str, Any],
 ) -> TrainConfig:
     """One validated config from a recipe and the sections that override it."""
-    raw = {} if config is None else {name: getattr(config, name) for name in config.model_fields_set}
+    given = () if config is None else config.model_fields_set
+    raw = {name: getattr(config, name) for name in given}
     raw.update(sections)
+    settings = raw.get("model") or {}
+    settings = dict(settings if isinstance(settings, Mapping) else settings.model_dump())
     if isinstance(model, str):
-        given = raw.get("model") or {}
-        rest = given if isinstance(given, Mapping) else given.model_dump()
-        raw["model"] = {**rest, "path": model}
+        settings["path"] = model
+    elif model is not None:
+        settings["path"] = str(model.source)
+    if lora is not None:
+        settings["lora"] = lora
+    raw["model"] = settings
     if reward is not None:
         functions = reward if isinstance(reward, Sequence) else [reward]
         raw["reward"] = [
@@ -99,6 +107,7 @@ def build_problems(
         train = _train_data(config, task)
         if held_out is None:
             held_out = _held_out_data(config, task)
+    require_column(train, "prompt", "the training set")
     if held_out is not None:
         held_out = held_out.select(range(min(len(held_out), config.evaluation.num_examples)))
     if reward is not None:
@@ -121,10 +130,7 @@ def _train_data(config: TrainConfig, task: Task | None) -> Dataset:
     settings = config.task
     if settings.dataset is not None:
         return load_dataset(settings.dataset, settings.split)
-    assert task is not None
-    return task.build(
-        settings.split, size=settings.size, seed=config.seed, prompt=settings.prompt or task.prompts[0]
-    )
+    return _generated(config, task, settings.split, settings.size)
 
 
 def _held_out_data(config: TrainConfig, task: Task | None) -> Dataset | None:
@@ -134,13 +140,13 @@ def _held_out_data(config: TrainConfig, task: Task | None) -> Dataset | None:
             return load_dataset(settings.dataset, settings.eval_split)
         except ValueError:
             return None
+    return _generated(config, task, settings.eval_split, config.evaluation.num_examples)
+
+
+def _generated(config: TrainConfig, task: Task | None, split: str, size: int) -> Dataset:
     assert task is not None
-    return task.build(
-        settings.eval_split,
-        size=config.evaluation.num_examples,
-        seed=config.seed,
-        prompt=settings.prompt or task.prompts[0],
-    )
+    prompt = config.task.prompt or task.prompts[0]
+    return task.build(split, size=size, seed=config.seed, prompt=prompt)
 
 
 def _name(function: RewardFunction) -> str:

@@ -23,7 +23,7 @@ from unmask.objectives.maximum_likelihood import MaximumLikelihood
 from unmask.sampling.sampler import completion_lengths
 from unmask.tasks import Task, get_task
 from unmask.training import checkpoint
-from unmask.training.data import encode_examples, load_dataset, take
+from unmask.training.data import encode_examples, load_dataset, require_column, take
 from unmask.training.interrupt import Interruption
 from unmask.training.optimization import build_optimizer, build_scheduler
 from unmask.training.policy_gradient import Completions, streamed_backward
@@ -62,6 +62,8 @@ class SupervisedTrainer:
         self._interruption = Interruption()
         self._task = get_task(config.task.name, **config.task.options)
         self._data = _demonstrations(config, self._task)
+        for column in ("prompt", "completion"):
+            require_column(self._data, column, "the training set")
         self._step = 0
         self._seconds = 0.0
 
@@ -154,9 +156,7 @@ class SupervisedTrainer:
         self._prepared.zero_grad()
         output, _ = streamed_backward(
             self._model,
-            Completions(
-                prompt_ids.to(device), prompt_mask.to(device), completion_ids.to(device)
-            ),
+            Completions(prompt_ids.to(device), prompt_mask.to(device), completion_ids.to(device)),
             maskings,
             MaximumLikelihood(),
             ObjectiveInputs(
@@ -207,7 +207,7 @@ class SupervisedTrainer:
     def _resume(self) -> None:
         assert self.run.resume_from is not None
         state, tensors = checkpoint.read_checkpoint(self.run.resume_from)
-        self.run.require_same_config(state)
+        self.run.require_same_run(state)
         checkpoint.restore_state(
             self._model, self._optimizer, tensors["policy"], tensors["optimizer"]
         )
@@ -215,19 +215,12 @@ class SupervisedTrainer:
         self._step, self._seconds = state["step"], state["seconds"]
 
 
-def encode_demonstrations(
-    data: Dataset, policy: Policy, config: SFTConfig
-) -> list[Demonstration]:
+def encode_demonstrations(data: Dataset, policy: Policy, config: SFTConfig) -> list[Demonstration]:
     """Tokens of every demonstration, the completion filled up with EOS to the canvas.
 
     Raises:
-        ValueError: if a column is missing, or no demonstration fits.
+        ValueError: if no demonstration fits.
     """
-    if "completion" not in data.column_names:
-        raise ValueError(
-            f"the demonstrations have no column 'completion', only "
-            f"{', '.join(data.column_names) or 'none'}: rename the column that holds the answers"
-        )
     canvas = config.sampler.gen_length
     examples = encode_examples(
         data,
@@ -246,7 +239,9 @@ def encode_demonstrations(
     if len(result) < len(examples):
         logger.warning(
             "dropped %d of %d demonstrations with more than sampler.gen_length=%d tokens",
-            len(examples) - len(result), len(examples), canvas,
+            len(examples) - len(result),
+            len(examples),
+            canvas,
         )
     if not result:
         raise ValueError(
@@ -291,4 +286,3 @@ def _load(config: SFTConfig, task: Task, device: torch.device) -> Policy:
         "task": {"name": config.task.name, "options": config.task.options},
     }
     return policy
-

@@ -16,6 +16,7 @@ from unmask.errors import Diverged, Preempted
 from unmask.evaluation import measure, measured_samplers, summarise
 from unmask.models.policy import Policy, load_policy
 from unmask.models.reference import Reference
+from unmask.models.settings import LoRA
 from unmask.recipe import config_hash
 from unmask.training import checkpoint
 from unmask.training.data import take
@@ -77,6 +78,7 @@ class Trainer:
         reward: a callable in TRL's signature, or a list of them (their sum); None = the task's.
         train_dataset: with a `prompt` column, plain or conversational; None = the task's.
         eval_dataset: measured on; None = the task's, or nothing if `train_dataset` is given.
+        lora: adapters to train in place of all weights.
         exact: verifier in TRL's signature that gives 1.0 where a problem is solved.
         config: a whole recipe; `sections` override it.
         show: draw progress on the terminal.
@@ -94,12 +96,13 @@ class Trainer:
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | None = None,
         *,
+        lora: LoRA | None = None,
         exact: RewardFunction | None = None,
         config: TrainConfig | None = None,
         show: bool = False,
         **sections: Any,
     ) -> None:
-        self.config = build_config(config, model, reward, sections)
+        self.config = build_config(config, model, reward, lora, sections)
         self._problems = build_problems(
             self.config, reward=reward, train=train_dataset, held_out=eval_dataset, exact=exact
         )
@@ -146,7 +149,12 @@ class Trainer:
         self._optimizer = optimizer
         self._model, prepared = accelerator.prepare(self.policy.denoiser, optimizer)
         self._updater = Updater(
-            self.policy, self._model, prepared, self._scheduler, self._reference, accelerator,
+            self.policy,
+            self._model,
+            prepared,
+            self._scheduler,
+            self._reference,
+            accelerator,
             config,
         )
         if self.run.resume_from is not None:
@@ -329,7 +337,7 @@ class Trainer:
     def _resume(self) -> None:
         assert self.run.resume_from is not None
         state, tensors = checkpoint.read_checkpoint(self.run.resume_from)
-        self.run.require_same_config(state)
+        self.run.require_same_run(state)
         checkpoint.restore_state(
             self._model, self._optimizer, tensors["policy"], tensors["optimizer"]
         )
@@ -375,5 +383,3 @@ def load_for_training(config: TrainConfig, device: torch.device) -> Policy:
 
 def _due(rollout: int, every: int | None) -> bool:
     return every is not None and rollout % every == 0
-
-

@@ -141,10 +141,11 @@ class Updater:
                 self._model.parameters(), float("inf") if limit is None else limit
             )
         )
-        loss = self._accelerator.reduce(output.loss.detach().clone(), reduction="sum").item()
+        total = self._accelerator.reduce(output.loss.detach().clone(), reduction="sum")
+        loss = float(total)
         metrics = reduce_metrics(output.metrics, self._accelerator)
-        metrics |= {"loss": loss, "grad_norm": grad_norm}
-        metrics["learning_rate"] = self._scheduler.get_last_lr()[0]
+        metrics["loss"], metrics["grad_norm"] = loss, grad_norm
+        metrics["learning_rate"] = float(self._scheduler.get_last_lr()[0])
         if not torch.tensor([loss, grad_norm]).isfinite().all():
             self._optimizer.zero_grad()
             return None

@@ -1,0 +1,71 @@
+"""The plain path that the benches compare with: full logits, all draws in one graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unmask.sampling.settings import Sampler
+
+
+def random_llama(vocabulary: int, hidden: int, layers: int) -> torch.nn.Module:
+    """A bidirectional Llama with LLaDA's proportions and random weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 32,
+        num_key_value_heads=hidden // 32,
+        max_position_embeddings=4096,
+    )
+    config.is_causal = False
+    return LlamaForCausalLM(config).eval()
+
+
+def plain_logprobs(
+    network: torch.nn.Module, prompt: Tensor, completion: Tensor, hidden: Tensor, mask_id: int
+) -> Tensor:
+    """log p of every completion token for all views at once, from full logits: [B, M, L]."""
+    batch, views, length = hidden.shape
+    noisy = completion.unsqueeze(1).expand(-1, views, -1).masked_fill(hidden, mask_id)
+    ids = torch.cat([prompt.unsqueeze(1).expand(-1, views, -1), noisy], dim=-1).flatten(0, 1)
+    logits = network(input_ids=ids, use_cache=False).logits.float()[:, -length:]
+    targets = completion.repeat_interleave(views, dim=0).unsqueeze(-1)
+    logp = logits.log_softmax(-1).gather(-1, targets).squeeze(-1)
+    return logp.view(batch, views, length)
+
+
+@torch.no_grad()
+def plain_sample(
+    network: torch.nn.Module, prompt: Tensor, sampler: Sampler, mask_id: int
+) -> Tensor:
+    """LLaDA's published loop: all-position logits, float64 noise, top-k row by row."""
+    batch, start = prompt.shape
+    canvas = torch.full((batch, sampler.gen_length), mask_id)
+    ids = torch.cat([prompt, canvas], dim=1)
+    steps = sampler.steps // sampler.num_blocks
+    for block in range(sampler.num_blocks):
+        end = start + (block + 1) * sampler.block_length
+        left = sampler.block_length
+        for step in range(steps):
+            count = -(-left // (steps - step))
+            left -= count
+            logits = network(input_ids=ids, use_cache=False).logits
+            noisy = logits
+            if sampler.temperature:
+                noise = torch.rand_like(logits, dtype=torch.float64)
+                gumbel = (-torch.log(noise)) ** sampler.temperature
+                noisy = logits.double().exp() / gumbel
+            tokens = noisy.argmax(-1)
+            probs = logits.double().softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+            hidden = ids == mask_id
+            probs[:, end:] = -torch.inf
+            confidence = torch.where(hidden, probs, -torch.inf)
+            for row in range(batch):
+                chosen = confidence[row].topk(count).indices
+                ids[row, chosen] = tokens[row, chosen]
+    return ids[:, start:]

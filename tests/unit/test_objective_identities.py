@@ -1,0 +1,369 @@
+"""What every objective is held to: exact gradients, streamed or not, and independence of the batch.
+
+A new objective is covered as soon as it is in `OBJECTIVES`, with its defaults and its paper's
+estimator. `VARIANTS`, `CANNOT_TAKE`, `ON_POLICY` and `SCORE_FUNCTION` are where it adds settings
+to try or declares what does not apply to it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import pytest
+import torch
+from table_model import MASK, RandomConditionals, one_view_at_a_time, random_completions
+
+from unmask.advantages import leave_one_out
+from unmask.estimators import ESTIMATORS, DrawContext
+from unmask.likelihood import sequence_estimate
+from unmask.maskings import Maskings
+from unmask.models.denoiser import Denoiser
+from unmask.models.settings import TinyArchitecture
+from unmask.models.tiny import build_network, build_tokenizer
+from unmask.objectives import OBJECTIVES, Objective, ObjectiveInputs, Totals
+from unmask.objectives.maximum_likelihood import MaximumLikelihood
+from unmask.training.policy_gradient import Completions, streamed_backward
+
+CANVAS, GROUP_SIZE = 4, 3
+PROMPT_LENGTHS = [2, 5, 3, 1, 4, 3]
+
+# Settings to try besides the defaults, by objective.
+VARIANTS: dict[str, list[dict[str, object]]] = {
+    "espo": [
+        {"beta": 0.5, "kl": "k1"},
+        {"beta": 0.5, "kl": "k2"},
+        {"beta": 0.5, "kl": "k3"},
+        {"beta": 0.0, "epsilon": 0.0},
+    ],
+}
+
+# Views that every objective gets besides its paper's, and those it cannot take, by objective.
+VIEWS = {
+    "coupled": {"name": "elbo", "num_mc": 4, "coupled": True},
+    "counts": {"name": "elbo", "num_mc": 3, "coupled": False},
+    "one_step": {"name": "one_step", "p_mask_prompt": 0.5},
+}
+CANNOT_TAKE: dict[str, set[str]] = {}
+
+
+def advantage_weighted(inputs: ObjectiveInputs) -> torch.Tensor:
+    estimate = sequence_estimate(inputs.logp, inputs.weight, inputs.views_per_draw)
+    return -(inputs.advantages * estimate).sum() / inputs.canvas / inputs.totals.sequences
+
+
+def maximum_likelihood(inputs: ObjectiveInputs) -> torch.Tensor:
+    return advantage_weighted(replace(inputs, advantages=torch.ones_like(inputs.advantages)))
+
+
+# A scalar with the objective's on-policy gradient (its beta set to 0) where that is not
+# mean_i A_i grad(estimate_i) / L; None where no simpler form is known.
+ON_POLICY: dict[str, Callable[[ObjectiveInputs], torch.Tensor] | None] = {
+    "maximum_likelihood": maximum_likelihood
+}
+
+# Settings whose gradient is by design not the derivative of the reported value.
+SCORE_FUNCTION = [("espo", "kl", "k1")]
+
+CLASSES: dict[str, type[Objective]] = {**OBJECTIVES, "maximum_likelihood": MaximumLikelihood}
+
+
+def objectives():
+    for name, kind in CLASSES.items():
+        for settings in [{}, *VARIANTS.get(name, [])]:
+            label = ",".join(f"{key}={value}" for key, value in settings.items())
+            yield pytest.param(name, kind(**settings), id=f"{name}({label})")
+
+
+def objectives_with_views(*kinds):
+    for case in objectives():
+        name = case.values[0]
+        for views in kinds:
+            if views not in CANNOT_TAKE.get(name, set()):
+                yield pytest.param(*case.values, views, id=f"{case.id}-{views}")
+
+
+every_objective = pytest.mark.parametrize(("name", "objective"), list(objectives()))
+every_combination = pytest.mark.parametrize(
+    ("name", "objective", "views"), list(objectives_with_views("own", *VIEWS))
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    completions: Completions
+    maskings: Maskings
+    inputs: ObjectiveInputs
+
+    def rows(self, rows):
+        """Some sequences of the batch, with the totals of the whole, their prompts padded anew."""
+        part, masks, inputs = self.completions, self.maskings, self.inputs
+        width = int(part.prompt_mask[rows].sum(-1).max())
+        columns = slice(part.prompt_ids.shape[1] - width, None)
+        hidden = masks.prompt_hidden
+        names = ("logp", "old_logp", "weight", "advantages", "rewards", "lengths")
+        picked = {name: getattr(inputs, name)[rows] for name in names}
+        ref = None if inputs.ref_logp is None else inputs.ref_logp[rows]
+        return Batch(
+            Completions(
+                part.prompt_ids[rows, columns],
+                part.prompt_mask[rows, columns],
+                part.completion_ids[rows],
+            ),
+            Maskings(
+                masks.hidden[rows],
+                masks.weight[rows],
+                None if hidden is None else hidden[rows],
+                masks.views_per_draw,
+            ),
+            replace(inputs, ref_logp=ref, **picked),
+        )
+
+
+def make_batch(objective, views, model=None, mask_id=MASK, first_id=0):
+    """Two groups of three completions; old and reference policies a little way off."""
+    model = RandomConditionals(CANVAS) if model is None else model
+    drawn = random_completions(CANVAS, PROMPT_LENGTHS, seed=1)
+    completions = Completions(
+        drawn.prompt_ids + first_id, drawn.prompt_mask, drawn.completion_ids + first_id
+    )
+    size = len(PROMPT_LENGTHS)
+    generator = torch.Generator().manual_seed(5)
+    lengths = torch.tensor([4, 2, 3, 1, 4, 4])
+    setup = objective.paper.get("estimator", {"name": "elbo"}) if views == "own" else VIEWS[views]
+    estimator = ESTIMATORS[setup["name"]](**{k: v for k, v in setup.items() if k != "name"})
+    step_map = torch.stack([torch.randperm(CANVAS, generator=generator) for _ in range(size)])
+    maskings = estimator.draw(
+        DrawContext(list(range(size)), lengths, completions.prompt_lengths, CANVAS, step_map)
+    )
+    maskings = replace(maskings, weight=maskings.weight.double())
+    with torch.no_grad():
+        logp = one_view_at_a_time(model, completions, maskings, mask_id)
+    shape = logp.shape
+    old = logp + 0.4 * torch.randn(shape, dtype=torch.float64, generator=generator)
+    ref = logp + 0.4 * torch.randn(shape, dtype=torch.float64, generator=generator)
+    rewards = torch.rand(size, dtype=torch.float64, generator=generator)
+    inputs = ObjectiveInputs(
+        logp=logp,
+        old_logp=old,
+        ref_logp=ref if objective.needs_reference else None,
+        weight=maskings.weight,
+        views_per_draw=maskings.views_per_draw,
+        advantages=2 * leave_one_out(rewards, GROUP_SIZE),
+        rewards=rewards,
+        lengths=lengths,
+        canvas=CANVAS,
+        group_size=GROUP_SIZE,
+        totals=Totals(size, int(maskings.scored.sum()), int(lengths.sum()), size),
+    )
+    return Batch(completions, maskings, inputs)
+
+
+def streamed(model, batch, objective, max_tokens, *, on_policy, mask_id=MASK):
+    """Loss, logp and the gradient of all parameters, flattened, by the library."""
+    model.zero_grad()
+    output, logp = streamed_backward(
+        model,
+        batch.completions,
+        batch.maskings,
+        objective,
+        batch.inputs,
+        on_policy=on_policy,
+        mask_token_id=mask_id,
+        max_tokens=max_tokens,
+    )
+    return output.loss, logp, flat_gradient(model)
+
+
+def all_at_once(model, batch, scalar, *, on_policy):
+    """The same of a function of the inputs, by ordinary automatic differentiation."""
+    model.zero_grad()
+    logp = one_view_at_a_time(model, batch.completions, batch.maskings)
+    old = logp.detach() if on_policy else batch.inputs.old_logp
+    loss = scalar(replace(batch.inputs, logp=logp, old_logp=old))
+    loss.backward()
+    return loss.detach(), logp.detach(), flat_gradient(model)
+
+
+def flat_gradient(model):
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).clone()
+
+
+def derivative(objective, inputs, *, on_policy=False):
+    """d loss / d logp [B, M, L]."""
+    logp = inputs.logp.detach().clone().requires_grad_()
+    old = logp.detach() if on_policy else inputs.old_logp
+    loss = objective(replace(inputs, logp=logp, old_logp=old)).loss
+    return torch.autograd.grad(loss, logp)[0]
+
+
+def assert_same(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
+
+
+@every_combination
+@pytest.mark.parametrize("on_policy", [True, False])
+def test_streamed_gradient_is_the_all_at_once_gradient(name, objective, views, on_policy):
+    model = RandomConditionals(CANVAS)
+    batch = make_batch(objective, views, model)
+    expected = all_at_once(model, batch, lambda given: objective(given).loss, on_policy=on_policy)
+    assert expected[2].abs().max() > 1e-3
+    for max_tokens in (1, 12, 20, 40, 100, 100_000):
+        actual = streamed(model, batch, objective, max_tokens, on_policy=on_policy)
+        for value, wanted in zip(actual, expected, strict=True):
+            assert_same(value, wanted)
+
+
+@every_combination
+def test_on_policy_gradient_is_the_advantage_times_that_of_the_estimate(name, objective, views):
+    scalar = ON_POLICY.get(name, advantage_weighted)
+    if scalar is None:
+        return
+    if "beta" in {field.name for field in fields(objective)}:
+        objective = replace(objective, beta=0.0)
+    model = RandomConditionals(CANVAS)
+    batch = make_batch(objective, views, model)
+    expected = all_at_once(model, batch, scalar, on_policy=True)[2]
+    assert expected.abs().max() > 1e-3
+    assert_same(streamed(model, batch, objective, 30, on_policy=True)[2], expected)
+
+
+@every_objective
+def test_gradient_is_the_finite_derivative_of_the_value(name, objective):
+    batch = make_batch(objective, "own")
+    if any(n == name and getattr(objective, key) == value for n, key, value in SCORE_FUNCTION):
+        assert derivative(objective, batch.inputs).isfinite().all()
+        return
+    scored = batch.maskings.scored
+
+    def loss(values):
+        logp = torch.zeros_like(batch.inputs.logp).masked_scatter(scored, values)
+        return objective(replace(batch.inputs, logp=logp)).loss
+
+    assert torch.autograd.gradcheck(loss, batch.inputs.logp[scored].requires_grad_())
+
+
+@pytest.fixture(scope="module")
+def denoiser():
+    tokenizer = build_tokenizer(list("abcdefgh"))
+    shape = TinyArchitecture(
+        num_layers=2,
+        hidden_size=16,
+        intermediate_size=24,
+        num_heads=2,
+        max_length=64,
+        initializer_range=0.4,
+    )
+    network = build_network(shape, tokenizer, seed=3).double().eval()
+    assert network.config.is_causal is False
+    return Denoiser(network, mask_token_id=tokenizer.mask_token_id, chunk_size=7)
+
+
+@pytest.mark.parametrize(
+    ("name", "objective", "views"), list(objectives_with_views("own", "one_step"))
+)
+def test_the_batch_changes_neither_estimate_nor_update(name, objective, views, denoiser):
+    """Padding, slices, a group's place and how groups are split over micro-batches."""
+    mask_id = denoiser.mask_token_id
+    batch = make_batch(objective, views, denoiser, mask_id, first_id=5)
+
+    def run(given, max_tokens):
+        return streamed(denoiser, given, objective, max_tokens, on_policy=False, mask_id=mask_id)
+
+    loss, logp, gradient = run(batch, 100_000)
+    assert gradient.abs().max() > 1e-3
+    assert_same(logp, batch.inputs.logp)  # one unpadded pass per view
+
+    for value, wanted in zip(run(batch, 25), (loss, logp, gradient), strict=True):
+        assert_same(value, wanted)
+
+    junk = torch.full((len(PROMPT_LENGTHS), 6), 7)
+    padded = replace(
+        batch.completions,
+        prompt_ids=torch.cat([junk, batch.completions.prompt_ids], 1),
+        prompt_mask=torch.cat([torch.zeros_like(junk), batch.completions.prompt_mask], 1),
+    )
+    for value, wanted in zip(
+        run(replace(batch, completions=padded), 60), (loss, logp, gradient), strict=True
+    ):
+        assert_same(value, wanted)
+
+    order = torch.tensor([3, 4, 5, 0, 1, 2])
+    moved_loss, moved_logp, moved_gradient = run(batch.rows(order), 100_000)
+    assert_same(moved_loss, loss)
+    assert_same(moved_logp, logp[order])
+    assert_same(moved_gradient, gradient)
+
+    halves = [run(batch.rows(rows), 100_000) for rows in (torch.arange(3), torch.arange(3, 6))]
+    assert_same(halves[0][0] + halves[1][0], loss)
+    assert_same(torch.cat([halves[0][1], halves[1][1]]), logp)
+    assert_same(halves[0][2] + halves[1][2], gradient)
+
+
+@every_objective
+@pytest.mark.parametrize("on_policy", [True, False])
+def test_derivative_of_a_sequence_reads_no_other_sequence(name, objective, on_policy):
+    inputs = make_batch(objective, "own").inputs
+    before = derivative(objective, inputs, on_policy=on_policy)
+    other = inputs.logp.clone()
+    other[1:] -= 0.3
+    after = derivative(objective, replace(inputs, logp=other), on_policy=on_policy)
+    assert_same(after[0], before[0])
+
+
+@every_objective
+def test_derivative_of_a_draw_reads_no_other_draw_of_a_separable_objective(name, objective):
+    if not objective.separable:
+        return
+    inputs = make_batch(objective, "own").inputs
+    before = derivative(objective, inputs)
+    other = inputs.logp.clone()
+    other[:, inputs.views_per_draw :] -= 0.3
+    after = derivative(objective, replace(inputs, logp=other))
+    assert_same(after[:, : inputs.views_per_draw], before[:, : inputs.views_per_draw])
+
+
+@every_objective
+def test_only_what_an_objective_declares_is_read(name, objective):
+    inputs = make_batch(objective, "own").inputs
+    loss, gradient = objective(inputs).loss, derivative(objective, inputs)
+    assert loss.dtype == torch.float64
+    assert loss.shape == ()
+    unscored = inputs.weight == 0
+    given = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
+    given["logp"] = inputs.logp.masked_fill(unscored, torch.nan)
+    given["old_logp"] = inputs.old_logp.masked_fill(unscored, torch.nan)
+    if not objective.needs_old:
+        given["old_logp"] = torch.full_like(inputs.old_logp, torch.nan)
+    if objective.needs_reference:
+        given["ref_logp"] = inputs.reference().masked_fill(unscored, torch.nan)
+    copies = {k: v.clone() for k, v in given.items() if isinstance(v, torch.Tensor)}
+    hidden = ObjectiveInputs(**given)
+    assert_same(objective(hidden).loss, loss)
+    assert_same(derivative(objective, hidden), gradient)
+    assert not gradient[unscored].any()
+    for key, value in copies.items():
+        torch.testing.assert_close(given[key], value, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "objective"), [case for case in objectives() if case.values[0] in OBJECTIVES]
+)
+def test_an_unscored_completion_moves_nothing(name, objective):
+    inputs = make_batch(objective, "own").inputs
+    rewards = inputs.rewards.clone()
+    rewards[1] = torch.nan
+    inputs = replace(inputs, rewards=rewards, advantages=leave_one_out(rewards, GROUP_SIZE))
+    gradient = derivative(objective, inputs, on_policy=True)
+    assert gradient.isfinite().all()
+    assert not gradient[1].any()
+    assert gradient[0].any()
+
+
+@every_objective
+def test_metrics_are_finite_and_carry_no_graph(name, objective):
+    inputs = make_batch(objective, "own").inputs
+    output = objective(replace(inputs, logp=inputs.logp.requires_grad_()))
+    assert output.metrics
+    for metric in output.metrics.values():
+        assert metric.reduction in ("mean", "sum", "min", "max")
+        assert metric.values.isfinite().all()
+        assert not metric.values.requires_grad
