@@ -52,7 +52,10 @@ def wilson(successes: float, count: int) -> tuple[float, float]:
     centre = rate + z2 / (2 * count)
     half = Z_95 * math.sqrt(rate * (1 - rate) / count + z2 / (4 * count * count))
     scale = 1 + z2 / count
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    # Rounding must not put the bounds of no and of all successes inside (0, 1).
+    low = (centre - half) / scale if successes > 0 else 0.0
+    high = (centre + half) / scale if successes < count else 1.0
+    return low, high
 
 
 def measure(

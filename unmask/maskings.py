@@ -238,6 +238,141 @@ def draw_one_step(
     return Maskings(hidden, weight, prompt_hidden)
 
 
+def draw_quadrature(
+    generators: Sequence[torch.Generator],
+    length: int,
+    num_mc: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Maskings:
+    """ELBO draws at fixed noise levels (GDPO, arXiv 2510.08554): one per Gauss-Legendre node.
+
+    Draw n of N hides each token with probability t_n and weighs it N w_n / t_n, for the nodes t_n
+    and weights w_n of [0, 1]. Only which tokens are hidden is random, and most of an ELBO's
+    variance comes from t. The expectation is the ELBO for L <= 2N and biased beyond.
+
+    Args:
+        generators: one per sequence, B in all.
+        length: L, the completion canvas in tokens.
+        num_mc: N, nodes and draws per sequence.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: if `length` or `num_mc` is below 1.
+    """
+    _require_positive(length=length, num_mc=num_mc)
+    time, mass = _gauss_legendre(num_mc)
+    shape = (num_mc, length)
+    noise = [torch.rand(shape, dtype=torch.float64, generator=g) for g in generators]
+    hidden = torch.stack(noise) < time[:, None]
+    return Maskings(hidden, (hidden * (num_mc * mass / time)[:, None]).to(dtype))
+
+
+def draw_coupled_time(
+    generators: Sequence[torch.Generator],
+    length: int,
+    num_mc: int,
+    *,
+    t_min: float = 0.2,
+    t_max: float = 0.8,
+    full_view: bool = True,
+    lengths: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Maskings:
+    """Complementary hidden sets at a random noise level (coupled-GRPO, arXiv 2506.20639; DMPO).
+
+    t ~ U(t_min, t_max); one view hides each token with probability t and weighs it 1/t, the next
+    hides the others and weighs them 1/(1-t). With `full_view` a view before them hides everything
+    with weight 1. All weights are halved, so that coupled-GRPO's value of a token is the sum of
+    `weight * logp` over the views of a draw.
+
+    Args:
+        generators: one per sequence, B in all.
+        length: L, the completion canvas in tokens.
+        num_mc: draws per sequence, of three views with `full_view` and two without.
+        t_min: lowest noise level.
+        t_max: highest noise level.
+        full_view: put a view that hides everything before each pair.
+        lengths: int [B], only so many tokens are scored; None scores the whole canvas.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: if `length` or `num_mc` is below 1, or not 0 < t_min <= t_max <= 1.
+    """
+    _require_positive(length=length, num_mc=num_mc)
+    if not 0 < t_min <= t_max <= 1:
+        raise ValueError(
+            f"t_min={t_min}, t_max={t_max} are no range of noise levels: give "
+            "0 < t_min <= t_max <= 1"
+        )
+    times, noise = [], []
+    for generator in generators:
+        uniform = torch.rand(num_mc, dtype=torch.float64, generator=generator)
+        times.append(t_min + (t_max - t_min) * uniform)
+        noise.append(torch.rand(num_mc, length, dtype=torch.float64, generator=generator))
+    time = torch.stack(times).unsqueeze(-1)
+    first = torch.stack(noise) < time
+    everywhere = torch.ones_like(first)
+    # At t = 1 nothing is left for the second view, and 1 / (1 - t) is never read.
+    views = [(first, 1 / time), (~first, 1 / (1 - time))]
+    if full_view:
+        views.insert(0, (everywhere, torch.ones_like(time)))
+    hidden = torch.stack([shown for shown, _ in views], dim=2).flatten(1, 2)
+    weight = torch.stack([factor.expand_as(first) for _, factor in views], dim=2).flatten(1, 2) / 2
+    scored = hidden
+    if lengths is not None:
+        scored = hidden & (torch.arange(length) < lengths.cpu()[:, None, None])
+    return Maskings(
+        hidden, weight.masked_fill(~scored, 0.0).to(dtype), views_per_draw=len(views)
+    )
+
+
+def draw_spaced_time(
+    generators: Sequence[torch.Generator],
+    start_generators: Sequence[torch.Generator],
+    length: int,
+    *,
+    update: int = 0,
+    num_updates: int = 1,
+    dtype: torch.dtype = torch.float32,
+) -> Maskings:
+    """One view per update, its noise level spaced over the updates (UniGRPO, arXiv 2505.15809).
+
+    t_u = t_0 + (1 - t_0) u / (mu - 1) for update u of mu, from one random start t_0 ~ U(0, 1] per
+    rollout; each token is hidden with probability t_u and weighs 1/t_u.
+
+    Args:
+        generators: one per sequence, B in all, for what is hidden.
+        start_generators: one per sequence, the same for every update of a rollout.
+        length: L, the completion canvas in tokens.
+        update: u, from 0.
+        num_updates: mu.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: if `length` is below 1 or `update` is not one of `num_updates`.
+    """
+    _require_positive(length=length, num_updates=num_updates)
+    if not 0 <= update < num_updates:
+        raise ValueError(f"update={update} is none of {num_updates}: count them from 0")
+    times, noise = [], []
+    for generator, start_generator in zip(generators, start_generators, strict=True):
+        start = 1 - torch.rand(1, 1, dtype=torch.float64, generator=start_generator)
+        times.append(start + (1 - start) * (update / max(num_updates - 1, 1)))
+        noise.append(torch.rand(1, length, dtype=torch.float64, generator=generator))
+    time = torch.stack(times)
+    hidden = torch.stack(noise) < time
+    return Maskings(hidden, (hidden / time).to(dtype))
+
+
+def _gauss_legendre(num_nodes: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of [0, 1], float64 [N] each, by the method of Golub and Welsch."""
+    index = torch.arange(1, num_nodes, dtype=torch.float64)
+    beside = index / (4 * index.square() - 1).sqrt()
+    nodes, vectors = torch.linalg.eigh(beside.diag(1) + beside.diag(-1))
+    return (nodes + 1) / 2, vectors[0].square()
+
+
 def _require_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:

@@ -7,11 +7,14 @@ constant memory possible for all of them: d loss / d logp is a small tensor.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from unmask.estimators import Estimator
 
 Reduction = Literal["mean", "sum", "min", "max"]
 
@@ -25,12 +28,14 @@ class Totals:
         scored_tokens: entries of `weight` above 0.
         lengths: sum of `lengths`.
         nonzero_advantages: completions with A != 0.
+        views: views that score a token at all; None where every view of every completion does.
     """
 
     sequences: float
     scored_tokens: float
     lengths: float
     nonzero_advantages: float
+    views: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class ObjectiveInputs:
         canvas: L, the completion canvas in tokens.
         group_size: G; completions of one prompt stand side by side.
         totals: denominators of the whole optimizer step.
+        log_ref_ratio: float [B], log p_ref - log p_old of each completion, estimated once per
+            rollout; None where the reference policy made the rollout, so that it is 0.
     """
 
     logp: Tensor
@@ -63,6 +70,23 @@ class ObjectiveInputs:
     canvas: int
     group_size: int
     totals: Totals
+    log_ref_ratio: Tensor | None = None
+
+    @property
+    def scored(self) -> Tensor:
+        """Bool [B, M, L], True where a token's log-probability may be read."""
+        return self.weight > 0
+
+    @property
+    def rewarded(self) -> Tensor:
+        """Bool [B], True where a reward scored the completion."""
+        return ~self.rewards.isnan()
+
+    @property
+    def total_views(self) -> float:
+        """Views of the whole optimizer step that score a token."""
+        given = self.totals.views
+        return self.totals.sequences * self.weight.shape[1] if given is None else given
 
     def reference(self) -> Tensor:
         """`ref_logp`, or a ValueError where there is none."""
@@ -107,18 +131,47 @@ class Objective(ABC):
     Class attributes:
         separable: True if d loss / d logp of one draw needs only that draw.
         needs_old: False if `old_logp` is never read.
+        sampling_logprobs: True if log-probabilities are wanted as the sampler takes them: at its
+            temperature, renormalised over its top-k / top-p candidates.
+        rollout_estimator: the estimator, by name and settings, of `log_ref_ratio`, which is then
+            taken once per rollout under the reference and the old policy on the same draws of
+            their own; None if it is never read.
         paper: sections of a recipe that the paper's method brings along unless they are set.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
     separable: ClassVar[bool] = False
     needs_old: ClassVar[bool] = True
+    sampling_logprobs: ClassVar[bool] = False
+    rollout_estimator: ClassVar[dict[str, Any] | None] = None
     paper: ClassVar[dict[str, dict[str, Any]]] = {}
 
     @property
     def needs_reference(self) -> bool:
         """Whether `ref_logp` must be given."""
         return getattr(self, "beta", 0.0) > 0
+
+    def check(self, estimator: Estimator) -> None:
+        """Raise a ValueError with the remedy where this objective cannot take an estimator."""
+        return
+
+    def _require(self, *names: str, above: float | None = None) -> None:
+        """Refuse settings below 0, or at and below `above`; None passes."""
+        for name in names:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if above is not None and value <= above:
+                raise ValueError(f"{name}={value} is too small: it must be above {above:g}")
+            if above is None and value < 0:
+                raise ValueError(f"{name}={value} is negative: it must be at least 0")
+
+    def _require_choice(self, name: str, choices: Sequence[str]) -> None:
+        """Refuse a setting that is none of the choices."""
+        value = getattr(self, name)
+        if value not in choices:
+            listed = f"{', '.join(choices[:-1])} or {choices[-1]}"
+            raise ValueError(f"{name}={value!r} is unknown: choose {listed}")
 
     @abstractmethod
     def __call__(self, inputs: ObjectiveInputs) -> ObjectiveOutput:

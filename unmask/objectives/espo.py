@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from unmask.likelihood import sequence_estimate
 from unmask.objectives.base import Metric, Objective, ObjectiveInputs, ObjectiveOutput
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from unmask.objectives.kl import KL, KLName
+from unmask.objectives.trust_region import Divergence, surrogate
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class ESPO(Objective):
         epsilon_high: upper clip bound, 1 + epsilon_high; None = epsilon.
         beta: weight of the KL term; 0 needs no reference policy.
         kl: the estimator of the KL term.
+        divergence: drop by the divergence of exp(elbo / L) instead of clipping.
 
     Raises:
         ValueError: for a negative epsilon, epsilon_high or beta, or an unknown kl.
@@ -40,48 +40,32 @@ class ESPO(Objective):
     epsilon: float = 0.2
     epsilon_high: float | None = None
     beta: float = 0.003
-    kl: Literal["k1", "k2", "k3"] = "k2"
+    kl: KLName = "k2"
+    divergence: Divergence | None = None
 
     def __post_init__(self) -> None:
         """Validate the settings."""
-        for name in ("epsilon", "epsilon_high", "beta"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name}={value} is negative: it must be at least 0")
-        if self.kl not in ("k1", "k2", "k3"):
-            raise ValueError(f"kl={self.kl!r} is unknown: choose k1, k2 or k3")
+        self._require("epsilon", "epsilon_high", "beta")
+        self._require_choice("kl", list(KL))
 
     def __call__(self, inputs: ObjectiveInputs) -> ObjectiveOutput:
         """The loss, with the ratio, the clipped fraction, the ELBO per token and the KL."""
-        views, canvas, advantages = inputs.views_per_draw, inputs.canvas, inputs.advantages
+        views, canvas = inputs.views_per_draw, inputs.canvas
         elbo = sequence_estimate(inputs.logp, inputs.weight, views)
-        old_elbo = sequence_estimate(inputs.old_logp, inputs.weight, views).detach()
-        ratio = ((elbo - old_elbo) / canvas).exp()
-        low = 1 - self.epsilon
-        high = 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
-        surrogate = (ratio * advantages).minimum(ratio.clamp(low, high) * advantages)
-        loss = -surrogate.sum() / inputs.totals.sequences
-        clipped = ((ratio > high) & (advantages > 0)) | ((ratio < low) & (advantages < 0))
-        metrics = {
-            "elbo": Metric(elbo.detach() / canvas),
-            "ratio": Metric(ratio.detach()),
-            "ratio_min": Metric(ratio.detach(), "min"),
-            "ratio_max": Metric(ratio.detach(), "max"),
-            "clip_fraction": Metric(clipped.double()),
-        }
+        old_elbo = sequence_estimate(inputs.old_logp, inputs.weight, views)
+        step = surrogate(
+            elbo / canvas,
+            old_elbo / canvas,
+            inputs.advantages,
+            epsilon=self.epsilon,
+            epsilon_high=self.epsilon_high,
+            divergence=self.divergence,
+        )
+        loss = -step.values.sum() / inputs.totals.sequences
+        metrics = {"elbo": Metric(elbo.detach() / canvas), **step.metrics()}
         if self.beta > 0:
-            ref_elbo = sequence_estimate(inputs.reference(), inputs.weight, views).detach()
-            kl = self._kl(elbo, ref_elbo) / canvas
-            scored = ~inputs.rewards.isnan()
-            loss = loss + self.beta * (kl * scored).sum() / inputs.totals.sequences
+            ref_elbo = sequence_estimate(inputs.reference(), inputs.weight, views)
+            kl = KL[self.kl](elbo, ref_elbo) / canvas
+            loss = loss + self.beta * (kl * inputs.rewarded).sum() / inputs.totals.sequences
             metrics["kl"] = Metric(kl.detach())
         return ObjectiveOutput(loss, metrics)
-
-    def _kl(self, elbo: Tensor, ref_elbo: Tensor) -> Tensor:
-        difference = elbo - ref_elbo
-        if self.kl == "k2":
-            return difference.square() / 2
-        if self.kl == "k3":
-            return (-difference).expm1() + difference
-        # The second term is 0; its gradient is the score-function part.
-        return difference + difference.detach() * (elbo - elbo.detach())

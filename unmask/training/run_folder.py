@@ -43,7 +43,7 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Replace a file in one move."""
         temporary = self.path / f".{name}.tmp"
-        temporary.write_text(text)
+        temporary.write_text(text, "utf-8")
         temporary.replace(self.path / name)
 
     def write_json(self, name: str, value: Any) -> None:
