@@ -336,6 +336,19 @@ class TrainConfig(Section):
     seed: int = 42
 
     @model_validator(mode="after")
+    def _check_objective(self) -> TrainConfig:
+        self.objective.check(self.estimator)
+        restricted = self.sampler.top_k > 0 or self.sampler.top_p < 1
+        if self.objective.sampling_logprobs and (restricted or self.sampler.temperature != 1):
+            raise ValueError(
+                f"sampler.temperature={self.sampler.temperature}, top_p={self.sampler.top_p}, "
+                f"top_k={self.sampler.top_k}: this objective compares probabilities as the "
+                "sampler takes them, which are computed at temperature 1 over all tokens only; "
+                "set these to 1, 1 and 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_group(self) -> TrainConfig:
         if self.training.num_generations < 2:
             raise ValueError(

@@ -74,8 +74,7 @@ def draw_block(
             hidden[row, view, end:] = True
             within = slice(start if score_block_only else 0, end if score_block_only else until)
             scored[row, view, within] = hidden[row, view, within]
-    share = lengths.cpu()[:, None, None] / scored.sum(-1, keepdim=True)
-    weight = (scored * share).to(dtype)
+    weight = scored * (lengths.cpu()[:, None, None] / scored.sum(-1, keepdim=True).to(dtype))
     clean = prompt_lengths is None or p_mask_context == 0
     return Maskings(hidden, weight, None if clean else prompt_hidden)
 

@@ -69,7 +69,9 @@ def sequence_case(differences, ref_differences=None, **settings):
 
     def ratio(values):
         logs = torch.zeros_like(weight)
-        return logs.scatter(-1, first, (float64(values)[..., None] / weight.gather(-1, first))).exp()
+        return logs.scatter(
+            -1, first, (float64(values)[..., None] / weight.gather(-1, first))
+        ).exp()
 
     ref_ratio = None if ref_differences is None else ratio(ref_differences)
     return case(ratio=ratio(differences), ref_ratio=ref_ratio, **settings)

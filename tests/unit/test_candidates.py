@@ -55,6 +55,16 @@ def test_forbidden_tokens_of_a_large_vocabulary_are_never_picked() -> None:
     assert not forbidden.gather(1, chosen[:, None]).any()
 
 
+def test_noise_is_scaled_to_a_cumulative_distribution_that_rounds_below_one() -> None:
+    """In float32 it may end at 1 - 1e-7, where the largest noise must still find a token."""
+    logits = torch.randn(2000, 50, generator=torch.Generator().manual_seed(0))
+    logits[:, 40:] = NOTHING
+    ends = logits.softmax(-1).cumsum(-1)[:, -1]
+    assert (ends < LAST_NOISE).any()
+    chosen = choose_tokens(logits, torch.full((2000,), LAST_NOISE), temperature=1.0)
+    assert (chosen < 40).all()
+
+
 def test_temperature_zero_takes_the_likeliest_whatever_the_noise() -> None:
     assert pick([0.2, 0.5, 0.3], [0.0, 0.9, LAST_NOISE], temperature=0.0) == [1, 1, 1]
 

@@ -239,14 +239,14 @@ def test_the_same_step_can_be_written_again(tmp_path: Path) -> None:
 
 
 def test_only_whole_checkpoints_are_listed_in_the_order_of_their_steps(tmp_path: Path) -> None:
-    write(tmp_path, 9, keep=9)
-    write(tmp_path, 1_000_000, keep=9)
-    write(tmp_path, 10, keep=9)
+    for step in (9, 999_999, 1_000_000):
+        write(tmp_path, step, keep=9)
     (tmp_path / "step-000011").mkdir()
     (tmp_path / ".step-000012.tmp").mkdir()
     (tmp_path / "step-backup").mkdir()
     (tmp_path / "step-backup" / "state.json").write_text("{}")
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000009", "step-000010"]
+    names = [path.name for path in list_checkpoints(tmp_path)]
+    assert names == ["step-000009", "step-999999", "step-1000000"]
     assert list_checkpoints(tmp_path / "nothing") == []
 
 

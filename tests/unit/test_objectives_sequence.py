@@ -242,9 +242,7 @@ def test_gradient_is_the_derivative_of_the_value(name):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_unscored_completion_adds_nothing(name):
     objective, counts = OBJECTIVES[name], Totals(1, 6, 5, 1)
-    given = sequence_case(
-        D, REFERENCE, advantages=(2.0, 0.0), rewards=(1.0, NAN), totals=counts
-    )
+    given = sequence_case(D, REFERENCE, advantages=(2.0, 0.0), rewards=(1.0, NAN), totals=counts)
     other = replace(given, old_logp=given.old_logp.clone(), ref_logp=given.ref_logp.clone())
     other.old_logp[1] -= 0.1
     other.ref_logp[1] -= 0.1
@@ -290,5 +288,5 @@ def test_metrics_tell_how_far_the_policy_has_moved():
     assert_close(metrics["log_ratio_max"].values.max(), 0.3)
     assert_close(metrics["log_ratio_min"].values.min(), -0.2)
     elbo = draw_estimates(inputs.logp, WEIGHT).mean(1) / 3
-    for objective in (BGPO(), VRPOOnline(), GDPO()):
+    for objective in (BGPO(), VRPOOnline(), GDPO(), GDSD(beta=0.0)):
         assert_close(objective(inputs).metrics["elbo"].values, elbo.detach())

@@ -52,7 +52,9 @@ def test_diffu_grpo_sums_over_tokens_and_divides_by_their_number():
     inputs = case()
     # -(2.4 - 0.3 * 1) / 6
     assert_close(DiffuGRPO(epsilon=0.2, beta=0.3)(inputs).loss, -0.35)
-    assert_close(derivative(DiffuGRPO(epsilon=0.2, beta=0.3), inputs), -(SLOPE - 0.3 * K3_SLOPE) / 6)
+    assert_close(
+        derivative(DiffuGRPO(epsilon=0.2, beta=0.3), inputs), -(SLOPE - 0.3 * K3_SLOPE) / 6
+    )
     # epsilon 0.5: 3 + 1 + 2.2 - 0.5 - 1.5 - 0.9 = 3.3, and the KL at its default weight.
     assert_close(DiffuGRPO()(inputs).loss, -(3.3 - 0.04) / 6)
 
@@ -158,7 +160,9 @@ def test_justgrpo_divides_by_canvas_and_completions_that_teach_something():
 
 # One draw of two views; a token's value is the weighted sum of its two log-probabilities.
 PAIR_WEIGHT = float64([[[0.5, 0.5, 0], [1, 0, 0]], [[0, 0.5, 0], [2, 0, 0]]])
-PAIR_PROBABILITY = float64([[[0.25, 0.25, NAN], [0.5, NAN, NAN]], [[NAN, 0.25, NAN], [0.5, NAN, NAN]]])
+PAIR_PROBABILITY = float64(
+    [[[0.25, 0.25, NAN], [0.5, NAN, NAN]], [[NAN, 0.25, NAN], [0.5, NAN, NAN]]]
+)
 # value ratios: completion 0: 4^0.5 * 0.75 = 1.5 and 0.25^0.5 = 0.5; completion 1: 0.81^0.5 = 0.9
 # (token 1) and 0.7^2 = 0.49 (token 0).
 PAIR_RATIO = float64([[[4, 0.25, NAN], [0.75, NAN, NAN]], [[NAN, 0.81, NAN], [0.7, NAN, NAN]]])
@@ -239,6 +243,13 @@ def test_an_unscored_completion_adds_nothing(name):
     assert not derivative(OBJECTIVES[name], scored)[1].any()
 
 
+def test_an_unscored_completion_adds_nothing_to_coupled_grpo():
+    given = pair_case(advantages=(2.0, 0.0), rewards=(1.0, NAN))
+    objective = CoupledGRPO(epsilon=0.2, beta=0.3)
+    assert_close(objective(given).loss, -(2 * 2.4 + 1 - 0.3 * (2 * K3_TWO + K3_HALF)) / 5)
+    assert not derivative(objective, given)[1].any()
+
+
 def test_agrpo_over_all_steps_has_the_gradient_of_the_mean_over_steps():
     """1 / T_i of the gradient of the exact log-likelihood of the trajectory."""
     length, sizes = 4, [2, 3]
@@ -253,12 +264,15 @@ def test_agrpo_over_all_steps_has_the_gradient_of_the_mean_over_steps():
         for step in range(int(step_map[row].max()) + 1):
             noisy = completion.masked_fill(step_map[row] >= step, 3)
             scored = torch.cat([torch.zeros(size, dtype=torch.bool), step_map[row] == step])
-            total = total + model(
-                torch.cat([prompt, noisy])[None],
-                None,
-                torch.cat([prompt, completion])[None],
-                scored[None],
-            ).sum()
+            total = (
+                total
+                + model(
+                    torch.cat([prompt, noisy])[None],
+                    None,
+                    torch.cat([prompt, completion])[None],
+                    scored[None],
+                ).sum()
+            )
         trajectory.append(total)
     wanted = -(advantages * torch.stack(trajectory) / float64([3, 2])).mean()
     (expected,) = torch.autograd.grad(wanted, model.table)

@@ -20,21 +20,15 @@ from unmask.likelihood import eubo
 from unmask.objectives import DMPO, SPG, WD1, Totals
 
 LOG2 = math.log(2)
-# Log-probabilities in units of -log 2. Completion 0: 1 + 2 = 3 and 1; completion 1: 2 and 1 + 3 = 4.
+# Views in units of -log 2. Completion 0: 1 + 2 = 3 and 1; completion 1: 2 and 1 + 3 = 4.
 SUMS = [(3 + 1) / 2, (2 + 4) / 2]
 MEANS = [(1.5 + 1) / 2, (2 + 2) / 2]
 
 
-def weights(*values):
-    """Softmax of the values and of their negatives."""
-    return float64(values).softmax(0), -(-float64(values)).softmax(0) * -1
-
-
 def test_wd1_weighs_sums_by_the_difference_of_two_softmaxes():
     inputs = case(advantages=(0.5, -0.5), ref_ratio=None)
-    up, down = weights(0.5, -0.5)
-    # w+ - w- = +-tanh(0.5); loss = sum (w- - w+) S with S = -2 log 2 and -3 log 2.
-    assert_close((up - down)[0], math.tanh(0.5))
+    # w+ = softmax(0.5, -0.5) and w- the other way round: w+ - w- = tanh(0.5), -tanh(0.5).
+    # loss = sum (w- - w+) S with S = -2 log 2 and -3 log 2.
     assert_close(WD1()(inputs).loss, math.tanh(0.5) * LOG2 * (SUMS[0] - SUMS[1]))
     slope = float64([-math.tanh(0.5), math.tanh(0.5)])[:, None, None] / 2
     assert_close(derivative(WD1(), inputs), (WEIGHT > 0) * slope)
@@ -86,9 +80,9 @@ def test_dmpo_weighs_cross_entropies_by_reward_and_reference():
     share = float64([[[1 / 2, 1 / 2, 0], [0, 0, 1]], [[1, 0, 0], [0, 1 / 2, 1 / 2]]]) / 2
     sign = float64([-1, 1])[:, None, None]
     assert_close(derivative(DMPO(), inputs), sign * shift * share)
-    assert_close(DMPO(alpha=0.08)(inputs).loss, (
-        1 / (1 + math.exp(-1.1)) - 1 / (1 + math.exp(-0.1))
-    ) * LOG2 * (MEANS[0] - MEANS[1]))
+    # alpha 0.08: w+ = softmax(0.7, -0.4), w- = softmax(-0.3, -0.4).
+    shift = 1 / (1 + math.exp(-1.1)) - 1 / (1 + math.exp(-0.1))
+    assert_close(DMPO(alpha=0.08)(inputs).loss, shift * LOG2 * (MEANS[0] - MEANS[1]))
 
 
 def test_dmpo_without_a_ratio_takes_the_reference_for_the_old_policy():

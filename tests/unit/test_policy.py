@@ -324,6 +324,14 @@ def larger_tokenizer(folder: Path) -> None:
     build_tokenizer([*"123456789abcdef"]).save_pretrained(folder)
 
 
+def ordinary(folder: Path) -> None:
+    """As language models are saved: causal, without a word about it."""
+    file = folder / "config.json"
+    content = json.loads(file.read_text())
+    del content["is_causal"]
+    file.write_text(json.dumps(content))
+
+
 def no_tokenizer(folder: Path) -> None:
     for file in folder.glob("tokenizer*"):
         file.unlink()
@@ -333,6 +341,7 @@ def no_tokenizer(folder: Path) -> None:
     ("spoil", "words"),
     [
         (config(is_causal=True), ["causal llama checkpoint", '"is_causal": false']),
+        (ordinary, ["causal llama checkpoint", '"is_causal": false']),
         (config(model_type="gpt2"), ["model_type 'gpt2'", "llama, qwen2, qwen3"]),
         (config(mask_token_id=None), ["mask_token_id None", "id of its mask token"]),
         (config(mask_token_id="<mask>"), ["mask_token_id '<mask>'", "id of its mask token"]),

@@ -198,10 +198,17 @@ def test_a_reward_is_found_in_an_installed_module() -> None:
 def test_a_working_directory_does_not_hide_installed_modules(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "colorsys.py").write_text("raise RuntimeError('shadowed')")
-    assert callable(load_function("colorsys:rgb_to_hsv"))
+    for folder, value in (("installed", 1.0), ("here", 2.0)):
+        (tmp_path / folder).mkdir()
+        source = f"def f(completions, **_): return [{value}] * len(completions)"
+        (tmp_path / folder / "a_reward_in_two_places.py").write_text(source)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "installed")])
+    monkeypatch.chdir(tmp_path / "here")
+    try:
+        term = RewardTerm("f", load_function("a_reward_in_two_places:f"))
+    finally:
+        sys.modules.pop("a_reward_in_two_places", None)
+    assert scored(term)[0] == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("reference", ["math", "math:", ":fsum", ""])

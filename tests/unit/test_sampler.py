@@ -13,6 +13,7 @@ from torch import Tensor
 from unmask.generation import generate, sample as sample_texts
 from unmask.models.policy import Policy
 from unmask.sampling.candidates import restrict
+from unmask.sampling.noise import uniform
 from unmask.sampling.sampler import Samples, sample, tokens_per_step
 from unmask.sampling.settings import Sampler
 
@@ -211,6 +212,18 @@ def test_the_draw_is_a_pure_function_of_the_seed(policy: Policy) -> None:
         not torch.equal(first.completion_ids[row], other.completion_ids[row])
         for row in range(len(PROMPTS))
     )
+
+
+def test_a_token_is_the_inverse_cdf_of_the_noise_of_its_seed_step_and_position() -> None:
+    probs = [[0.2, 0.5, 0.3], [0.6, 0.1, 0.3], [0.3, 0.3, 0.4], [0.1, 0.8, 0.1]]
+    sampler = Sampler(gen_length=4, block_length=2, steps=4, remasking="left_to_right")
+    seeds = torch.arange(40)
+    prompt = torch.zeros(40, 1).long()
+    samples = sample(oracle.constant_proposer(probs), prompt, None, seeds, sampler)
+    for position, row in enumerate(probs):
+        noise = uniform(seeds, position, torch.full((40, 1), position)).flatten()
+        expected = [0 if u < row[0] else 1 if u < row[0] + row[1] else 2 for u in noise.tolist()]
+        assert samples.completion_ids[:, position].tolist() == expected
 
 
 def test_one_prompt_under_several_seeds_gives_several_completions(policy: Policy) -> None:

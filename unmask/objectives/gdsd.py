@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from unmask.estimators import ELBO, CoupledTime
-from unmask.likelihood import draw_estimates
+from unmask.likelihood import draw_estimates, sequence_estimate
 from unmask.objectives.base import Metric, Objective, ObjectiveInputs, ObjectiveOutput
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class GDSD(Objective):
         residual = difference.clamp(low, high) / canvas - target
         loss = (residual.square().sum(1) * inputs.rewarded).sum() / sequences
         metrics = {
-            "elbo": Metric(pairs.detach().mean(1) / canvas),
+            "elbo": Metric(sequence_estimate(inputs.logp.detach(), inputs.weight, views) / canvas),
             "log_ratio": Metric(difference.detach()),
             "clip_fraction": Metric(((difference < low) | (difference > high)).double()),
         }

@@ -24,9 +24,9 @@ def choose_tokens(
     if temperature == 0:
         return logits.argmax(-1)
     cumulative = restrict(logits / temperature, top_k, top_p).softmax(-1).cumsum(-1)
-    total = cumulative[..., -1:]
-    # Stays below the total, so that rounding never selects a token of probability 0.
-    wanted = torch.minimum(noise.unsqueeze(-1) * total, torch.nextafter(total, total * 0))
+    # The largest noise, 1 - 2**-24, times the total stays below the total in float32, so that a
+    # token of probability 0 is never found.
+    wanted = noise.unsqueeze(-1) * cumulative[..., -1:]
     chosen = torch.searchsorted(cumulative, wanted, right=True).squeeze(-1)
     # Only NaN gets past the end; the caller sees it in the probabilities.
     return chosen.clamp(max=logits.shape[-1] - 1)

@@ -141,7 +141,8 @@ class Trainer:
         accelerator = self.run.accelerator
         self.policy = self._given_policy or load_for_training(config, accelerator.device)
         self._problems.encode(self.policy, config)
-        needs_reference = config.objective.needs_reference
+        objective = config.objective
+        needs_reference = objective.needs_reference or objective.rollout_estimator is not None
         self._reference = Reference(self.policy) if needs_reference else None
         optimizer = build_optimizer(self.policy.denoiser, config.optimizer)
         num_steps = config.training.num_rollouts * config.training.num_iterations

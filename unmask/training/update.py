@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from unmask.config import TrainConfig
-from unmask.estimators import DrawContext
+from unmask.estimators import ESTIMATORS, DrawContext, Estimator
+from unmask.likelihood import sequence_estimate
 from unmask.maskings import Maskings, derive_seed
 from unmask.models.policy import Policy
 from unmask.models.reference import Reference
@@ -31,18 +32,23 @@ class Round:
         old: by update, float32 [B, M, L] under the policy that made the rollout; absent for the
             first update, where the current policy is that policy.
         ref: by update, float32 [B, M, L] under the reference policy.
+        log_ref_ratio: float32 [B], log p_ref - log p_old of each completion, on draws of its own;
+            None where the objective reads none.
     """
 
     number: int
     rollout: Rollout
     old: dict[int, Tensor]
     ref: dict[int, Tensor]
+    log_ref_ratio: Tensor | None = None
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint must hold to go on with the updates of this round."""
         tensors = self.rollout.tensors()
         tensors |= {f"old.{index}": values.cpu() for index, values in self.old.items()}
         tensors |= {f"ref.{index}": values.cpu() for index, values in self.ref.items()}
+        if self.log_ref_ratio is not None:
+            tensors["log_ref_ratio"] = self.log_ref_ratio.cpu()
         return tensors
 
     @staticmethod
@@ -57,7 +63,9 @@ class Round:
             }
 
         rollout = Rollout.from_tensors(tensors, device)
-        return Round(number, rollout, by_update("old."), by_update("ref."))
+        ratio = tensors.get("log_ref_ratio")
+        ratio = None if ratio is None else ratio.to(device)
+        return Round(number, rollout, by_update("old."), by_update("ref."), ratio)
 
 
 class Updater:
@@ -99,20 +107,21 @@ class Updater:
     def prepare(self, rollout: Rollout, number: int) -> Round:
         """Evaluate what later updates compare with, before the policy moves."""
         updates = range(self._config.training.num_iterations)
-        old, ref = {}, {}
+        old: dict[int, Tensor] = {}
+        ref: dict[int, Tensor] = {}
         drawn = {index: self._maskings(rollout, number, index) for index in updates}
         if self._config.objective.needs_old:
             for index in updates[1:]:
                 old[index] = evaluate_logprobs(
                     self._model, rollout.completions, drawn[index], **self._passes
                 )
-        if self._reference is not None:
+        if self._reference is not None and self._config.objective.needs_reference:
             with self._reference.active(self._model) as reference:
                 for index in updates:
                     ref[index] = evaluate_logprobs(
                         reference, rollout.completions, drawn[index], **self._passes
                     )
-        return Round(number, rollout, old, ref)
+        return Round(number, rollout, old, ref, self._log_ref_ratio(rollout, number))
 
     def step(self, round_: Round, index: int) -> dict[str, float] | None:
         """One update; its metrics, or None if the loss or the gradient was not finite.
@@ -154,20 +163,44 @@ class Updater:
         metrics["seconds_update"] = time.monotonic() - began
         return metrics
 
+    def _log_ref_ratio(self, rollout: Rollout, number: int) -> Tensor | None:
+        """log p_ref - log p_old of each completion, where the objective asks for it."""
+        settings = self._config.objective.rollout_estimator
+        if settings is None or self._reference is None:
+            return None
+        options = dict(settings)
+        estimator = ESTIMATORS[options.pop("name")](**options)
+        maskings = self._draw(estimator, rollout, number, 0, "rollout masking")
+        old = evaluate_logprobs(self._model, rollout.completions, maskings, **self._passes)
+        with self._reference.active(self._model) as reference:
+            ref = evaluate_logprobs(reference, rollout.completions, maskings, **self._passes)
+        difference = sequence_estimate(ref - old, maskings.weight, maskings.views_per_draw)
+        return difference
+
     def _maskings(self, rollout: Rollout, number: int, index: int) -> Maskings:
-        seed = self._config.seed
-        completions = rollout.completions
+        return self._draw(self._config.estimator, rollout, number, index, "masking")
+
+    def _draw(
+        self, estimator: Estimator, rollout: Rollout, number: int, index: int, stream: str
+    ) -> Maskings:
+        seed, completions = self._config.seed, rollout.completions
+
+        def seeds(*parts: int | str) -> list[int]:
+            return [derive_seed(stream, seed, number, i, *parts) for i in rollout.sequence_ids]
+
+        eos_ids = torch.tensor(self._policy.family.eos_ids, device=completions.completion_ids.device)
         context = DrawContext(
-            seeds=[
-                derive_seed("masking", seed, number, sequence, index)
-                for sequence in rollout.sequence_ids
-            ],
+            seeds=seeds(index),
             lengths=rollout.lengths,
             prompt_lengths=completions.prompt_lengths.cpu(),
             canvas=completions.completion_ids.shape[1],
             step_map=rollout.step_map,
+            eos=torch.isin(completions.completion_ids, eos_ids).cpu(),
+            round_seeds=seeds("round"),
+            update=index,
+            num_updates=self._config.training.num_iterations,
         )
-        return self._config.estimator.draw(context).to(completions.completion_ids.device)
+        return estimator.draw(context).to(completions.completion_ids.device)
 
     def _inputs(self, round_: Round, index: int, maskings: Maskings) -> ObjectiveInputs:
         rollout, device = round_.rollout, maskings.weight.device
@@ -185,6 +218,7 @@ class Updater:
             canvas=maskings.hidden.shape[-1],
             group_size=self._config.training.num_generations,
             totals=Totals(1, 1, 1, 1),
+            log_ref_ratio=round_.log_ref_ratio,
         )
         counts = torch.stack(
             [
@@ -192,6 +226,7 @@ class Updater:
                 maskings.scored.sum(),
                 inputs.lengths.sum(),
                 (inputs.advantages != 0).sum(),
+                maskings.scored.any(-1).sum(),
             ]
         ).double()
         totals = self._accelerator.reduce(counts, reduction="sum").clamp(min=1).tolist()
