@@ -188,19 +188,20 @@ class Updater:
         def seeds(*parts: int | str) -> list[int]:
             return [derive_seed(stream, seed, number, i, *parts) for i in rollout.sequence_ids]
 
-        eos_ids = torch.tensor(self._policy.family.eos_ids, device=completions.completion_ids.device)
+        ids = completions.completion_ids
+        eos_ids = torch.tensor(self._policy.family.eos_ids, dtype=ids.dtype, device=ids.device)
         context = DrawContext(
             seeds=seeds(index),
             lengths=rollout.lengths,
             prompt_lengths=completions.prompt_lengths.cpu(),
-            canvas=completions.completion_ids.shape[1],
+            canvas=ids.shape[1],
             step_map=rollout.step_map,
-            eos=torch.isin(completions.completion_ids, eos_ids).cpu(),
+            eos=torch.isin(ids, eos_ids).cpu(),
             round_seeds=seeds("round"),
             update=index,
             num_updates=self._config.training.num_iterations,
         )
-        return estimator.draw(context).to(completions.completion_ids.device)
+        return estimator.draw(context).to(ids.device)
 
     def _inputs(self, round_: Round, index: int, maskings: Maskings) -> ObjectiveInputs:
         rollout, device = round_.rollout, maskings.weight.device
