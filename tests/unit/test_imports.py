@@ -11,20 +11,28 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "unmask"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-MATHEMATICS = ("maskings", "likelihood", "advantages", "estimators", "objectives")
+MATHEMATICS = (
+    "maskings",
+    "maskings_trajectory",
+    "likelihood",
+    "advantages",
+    "estimators",
+    "objectives",
+)
 PARTS = ("models", "sampling", "tasks")
 SCHEMA = ("config", "recipe")
 LIBRARY = ("errors", *MATHEMATICS, *PARTS, "generation", *SCHEMA)
 LOOP = ("training", "evaluation")
-TOP = ("cli", "package")
+TOP = ("cli", "package", "watch")
 
 # Room -> the other rooms that it may import. "package" is unmask/__init__.py itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "maskings": (),
+    "maskings_trajectory": ("maskings",),
     "advantages": (),
     "likelihood": ("maskings",),
-    "estimators": ("maskings", "likelihood"),
+    "estimators": ("maskings", "maskings_trajectory", "likelihood"),
     "objectives": ("maskings", "likelihood", "advantages", "estimators"),
     "models": ("errors", *MATHEMATICS),
     "sampling": ("errors", *MATHEMATICS),
@@ -35,6 +43,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "evaluation": (*LIBRARY, *LOOP),
     "training": (*LIBRARY, *LOOP),
     "report": (*LIBRARY, *LOOP),
+    "watch": (*LIBRARY, *LOOP),
     "cli": (*LIBRARY, *LOOP, "report", *TOP),
     "package": (*LIBRARY, *LOOP, "report", *TOP),
     "__main__": (*LIBRARY, *LOOP, "report", *TOP),
