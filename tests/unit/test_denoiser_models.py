@@ -125,6 +125,20 @@ def test_padding_changes_no_logprob_and_no_logit(width: int) -> None:
     )
 
 
+def test_positions_are_counted_from_the_first_real_token() -> None:
+    denoiser = tiny_policy().denoiser
+    seen: list[Tensor] = []
+    decoder = denoiser.causal_lm.get_decoder()
+    handle = decoder.register_forward_pre_hook(
+        lambda _, arguments, options: seen.append(options["position_ids"]), with_kwargs=True
+    )
+    mask = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [1] * 7])
+    denoiser.propose(IDS, mask, torch.tensor([[4], [4]]))
+    handle.remove()
+    assert seen[0][0, 3:].tolist() == [0, 1, 2, 3]
+    assert seen[0][1].tolist() == [0, 1, 2, 3, 4, 5, 6]
+
+
 def test_what_stands_in_the_padding_does_not_matter() -> None:
     denoiser = tiny_policy().denoiser
     mask = torch.ones_like(IDS)
