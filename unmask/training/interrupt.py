@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -17,14 +18,13 @@ class Interruption:
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Take over SIGTERM and SIGINT; outside the main thread, do nothing."""
-        try:
-            previous = {
-                number: signal.signal(number, self._request)
-                for number in (signal.SIGTERM, signal.SIGINT)
-            }
-        except ValueError:
+        if threading.current_thread() is not threading.main_thread():
             yield
             return
+        previous = {
+            number: signal.signal(number, self._request)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
         try:
             yield
         finally:

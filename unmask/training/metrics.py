@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -11,7 +12,9 @@ from unmask.objectives.base import Metric
 
 
 def reduce_metrics(metrics: Mapping[str, Metric], accelerator: Accelerator) -> dict[str, float]:
-    """Each metric's value over all ranks; every rank must hold the same names.
+    """Each metric's value over all ranks, NaN for the mean of nothing.
+
+    Every rank must hold the same names.
 
     Args:
         metrics: this rank's values.
@@ -23,7 +26,8 @@ def reduce_metrics(metrics: Mapping[str, Metric], accelerator: Accelerator) -> d
         if metric.reduction in ("mean", "sum"):
             pair = torch.stack([values.sum(), values.new_tensor(float(values.numel()))])
             total, count = accelerator.reduce(pair, reduction="sum").tolist()
-            result[name] = total / max(count, 1.0) if metric.reduction == "mean" else total
+            mean = total / count if count else math.nan
+            result[name] = mean if metric.reduction == "mean" else total
         else:
             # An empty rank must not win.
             bound = torch.inf if metric.reduction == "min" else -torch.inf
