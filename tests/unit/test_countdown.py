@@ -2,12 +2,13 @@
 
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 
-from unmask.tasks import Countdown
+from unmask.tasks import Countdown, answer_text
 from unmask.tasks.arithmetic import evaluate_expression
+from unmask.tasks.draws import split_of
 
 
 def scores(text, numbers=(3, 7, 25), target=46):
@@ -258,9 +259,18 @@ def places(expression):
     return re.findall(r"[0-9]+|[^0-9]", expression)
 
 
+def asked(demonstrations):
+    """The columns that the rewards read, from the prompts."""
+    integers = [
+        [int(number) for number in re.findall("[0-9]+", row[0]["content"])][-4:]
+        for row in demonstrations["prompt"]
+    ]
+    return {"numbers": [row[:3] for row in integers], "target": [row[3] for row in integers]}
+
+
 def test_noise_is_the_fraction_of_corrupted_demonstrations():
     task = Countdown()
-    solutions = task.build("train", size=2_000, seed=0)["solution"][:]
+    solutions = task.demonstrations(2_000, 0, "compact", 0.0)["completion"][:]
     for noise in (0.3, 0.93):
         shown = task.demonstrations(2_000, 0, "compact", noise)["completion"][:]
         changed = sum(a != b for a, b in zip(shown, solutions, strict=True)) / 2_000
@@ -270,10 +280,10 @@ def test_noise_is_the_fraction_of_corrupted_demonstrations():
 
 def test_corruption_changes_one_place_or_swaps_two():
     task = Countdown()
-    data = task.build("train", size=1_000, seed=0)
+    solutions = task.demonstrations(1_000, 0, "compact", 0.0)["completion"][:]
     shown = task.demonstrations(1_000, 0, "compact", 1.0)["completion"][:]
     kinds = Counter()
-    for solution, completion in zip(data["solution"], shown, strict=True):
+    for solution, completion in zip(solutions, shown, strict=True):
         before, after = places(solution), places(completion)
         assert len(before) == len(after)
         changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
@@ -290,13 +300,28 @@ def test_corruption_changes_one_place_or_swaps_two():
 
 def test_corrupted_demonstrations_are_well_formed_and_mostly_wrong():
     task = Countdown()
-    columns = task.build("train", size=1_000, seed=0).to_dict()
-    shown = task.demonstrations(1_000, 0, "compact", 1.0)["completion"][:]
+    data = task.demonstrations(1_000, 0, "compact", 1.0)
+    shown = data["completion"][:]
     for text in shown:
         numbers = [int(place) for place in places(text) if place.isdigit()]
         value = evaluate_expression(text, numbers)
         assert value is not None or "/" in text  # only a division by zero has no value
-    assert 0.05 < sum(task.exact(None, shown, **columns)) / 1_000 < 0.25
+    assert 0.05 < sum(task.exact(None, shown, **asked(data))) / 1_000 < 0.25
+
+
+@pytest.mark.parametrize("prompt", ["compact", "d1"])
+def test_demonstrations_without_noise_solve_training_problems_in_more_than_one_way(prompt):
+    task = Countdown(num_numbers=3, max_number=4, max_target=10)
+    data = task.demonstrations(1_000, 3, prompt, 0.0)
+    columns = asked(data)
+    answers = [answer_text(text) for text in data["completion"]]
+    assert task.exact(None, data["completion"][:], **columns) == [1.0] * 1_000
+    solutions = defaultdict(set)
+    for numbers, target, answer in zip(columns["numbers"], columns["target"], answers, strict=True):
+        key = f"countdown:{' '.join(map(str, sorted(numbers)))}:{target}"
+        assert split_of(key) == "train"
+        solutions[key].add(answer)
+    assert len(solutions) < 150 and max(map(len, solutions.values())) > 5
 
 
 @pytest.mark.parametrize(

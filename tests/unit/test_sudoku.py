@@ -206,3 +206,14 @@ def test_options_out_of_range_are_refused(options, message):
 def test_size_beyond_the_puzzles_there_are_is_refused():
     with pytest.raises(ValueError, match=r"size=9000: .* gave only [0-9]+ distinct train"):
         Sudoku(1, 1).build("train", size=9_000, seed=0)
+
+
+@pytest.mark.parametrize("prompt", ["compact", "d1"])
+def test_demonstrations_without_noise_solve_the_training_puzzles(prompt):
+    task = Sudoku()
+    shown = task.demonstrations(200, 3, prompt, 0.0)
+    built = task.build("train", size=200, seed=3, prompt=prompt)
+    assert shown["prompt"][:] == built["prompt"][:]
+    columns = built.to_dict()
+    assert task.exact(columns["prompt"], shown["completion"][:], **columns) == [1.0] * 200
+    assert task.reward(columns["prompt"], shown["completion"][:], **columns) == [1.0] * 200

@@ -69,7 +69,7 @@ class Task(Protocol):
     ) -> Dataset:
         """Solved training examples for supervised fine-tuning: `prompt` and `completion` (a str).
 
-        The prompts are those of `build("train", size=size, seed=seed, prompt=prompt)`.
+        All belong to the train split; a task of few problems may show one problem several times.
 
         Args:
             size: Number of rows, at least 1.

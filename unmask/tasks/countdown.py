@@ -21,7 +21,7 @@ from unmask.tasks.base import (
     tagged_answer,
     user_prompt,
 )
-from unmask.tasks.draws import Draws, check_draw, stream_seed, take_distinct
+from unmask.tasks.draws import Draws, check_draw, stream_seed, take_examples
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -101,7 +101,8 @@ class Countdown:
     ) -> Dataset:
         """Training problems with their solutions; see `Task.demonstrations`.
 
-        A corrupted solution keeps its form and has one place changed: an operator becomes
+        A problem may come again, with its numbers in another order, another solution or another
+        corruption: there are far fewer problems than ways to solve them. A corrupted solution keeps its form and has one place changed: an operator becomes
         another one, two numbers change places, or a number is drawn anew.
 
         Raises:
@@ -111,7 +112,7 @@ class Countdown:
 
         check_choice("prompt", prompt, self.prompts)
         check_noise(noise)
-        problems = self._problems("train", size, seed)
+        problems = self._problems("train", size, seed, distinct=False)
         draws = Draws(stream_seed("countdown demonstrations", seed))
         expressions = [
             _corrupt(problem.solution, self.max_number, draws)
@@ -162,10 +163,14 @@ class Countdown:
         check_choice("prompt", prompt, self.prompts)
         return ""
 
-    def _problems(self, split: str, size: int, seed: int) -> list[Problem]:
+    def _problems(
+        self, split: str, size: int, seed: int, *, distinct: bool = True
+    ) -> list[Problem]:
         check_draw(split, size, seed)
         draws = Draws(stream_seed(self.name, seed))
-        return take_distinct(self._candidates(draws), split=split, size=size, source=str(self))
+        return take_examples(
+            self._candidates(draws), split=split, size=size, source=str(self), distinct=distinct
+        )
 
     def _candidates(self, draws: Draws) -> Iterator[tuple[str, Problem] | None]:
         while True:

@@ -1,4 +1,4 @@
-"""Which split an example belongs to, and how distinct examples of one split are drawn.
+"""Which split an example belongs to, and how examples of one split are drawn.
 
 An example's own content decides its split, so no seed, size or option can leak a held-out
 example into training. Random numbers come only from streams whose values Python and NumPy
@@ -61,34 +61,43 @@ def check_draw(split: str, size: int, seed: int) -> None:
     check_integer("seed", seed, 0)
 
 
-def take_distinct(
-    candidates: Iterable[tuple[str, Example] | None], *, split: str, size: int, source: str
+def take_examples(
+    candidates: Iterable[tuple[str, Example] | None],
+    *,
+    split: str,
+    size: int,
+    source: str,
+    distinct: bool = True,
 ) -> list[Example]:
-    """First `size` examples of one split with distinct keys, in the order drawn.
+    """First `size` examples of one split, in the order drawn.
 
     Args:
         candidates: Endless draws of (canonical content, example), None for a rejected draw.
         split: str to keep, as `split_of` decides it from the canonical content.
         size: Number of examples to return.
         source: Options that the examples come from, for the error.
+        distinct: Leave out draws whose canonical content came before.
 
     Raises:
         ValueError: if new examples become too rare to reach `size`.
     """
-    found: dict[str, Example] = {}
+    found: list[Example] = []
+    seen: set[str] = set()
     found_before = 0
     for draw, candidate in enumerate(candidates, start=1):
         if candidate is not None:
             key, example = candidate
-            if key not in found and split_of(key) == split:
-                found[key] = example
+            if key not in seen and split_of(key) == split:
+                found.append(example)
+                if distinct:
+                    seen.add(key)
                 if len(found) == size:
                     break
         if draw % WINDOW_DRAWS == 0:
             if size - len(found) > MOST_WINDOWS * (len(found) - found_before):
                 raise ValueError(
-                    f"size={size}: {draw} draws from {source} gave only {len(found)} distinct "
-                    f"{split} examples; ask for fewer or widen its options"
+                    f"size={size}: {draw} draws from {source} gave only {len(found)} "
+                    f"{'distinct ' * distinct}{split} examples; ask for fewer or widen its options"
                 )
             found_before = len(found)
-    return list(found.values())
+    return found

@@ -21,7 +21,7 @@ from unmask.tasks.base import (
     tagged_answer,
     user_prompt,
 )
-from unmask.tasks.draws import Draws, check_draw, stream_seed, take_distinct
+from unmask.tasks.draws import Draws, check_draw, stream_seed, take_examples
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -154,7 +154,7 @@ class Sudoku:
 
     def _puzzles(self, split: str, size: int, seed: int) -> list[tuple[str, str]]:
         check_draw(split, size, seed)
-        return take_distinct(self._candidates(seed), split=split, size=size, source=str(self))
+        return take_examples(self._candidates(seed), split=split, size=size, source=str(self))
 
     def _candidates(self, seed: int) -> Iterator[tuple[str, tuple[str, str]] | None]:
         import numpy as np
