@@ -27,6 +27,7 @@ TINY = [
     "training.prompts_per_rollout=4",
     "training.num_generations=4",
     "training.num_iterations=2",
+    "training.reference_sync_every=2",
     "optimizer.lr=1e-3",
     "evaluation.every=2",
     "evaluation.num_examples=8",

@@ -77,9 +77,7 @@ class Maskings:
     def to(self, device: torch.device | str) -> Maskings:
         """The same maskings on another device."""
         prompt = None if self.prompt_hidden is None else self.prompt_hidden.to(device)
-        return Maskings(
-            self.hidden.to(device), self.weight.to(device), prompt, self.views_per_draw
-        )
+        return Maskings(self.hidden.to(device), self.weight.to(device), prompt, self.views_per_draw)
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -322,9 +320,7 @@ def draw_coupled_time(
     scored = hidden
     if lengths is not None:
         scored = hidden & (torch.arange(length) < lengths.cpu()[:, None, None])
-    return Maskings(
-        hidden, weight.masked_fill(~scored, 0.0).to(dtype), views_per_draw=len(views)
-    )
+    return Maskings(hidden, weight.masked_fill(~scored, 0.0).to(dtype), views_per_draw=len(views))
 
 
 def draw_spaced_time(

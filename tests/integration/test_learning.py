@@ -72,6 +72,8 @@ def test_lora_learns_from_conversations_and_reloads(tiny_model, tmp_path):
         for policy in (trainer.policy, again)
     )
     assert first == second
+    with pytest.raises(ValueError, match="0 trainable parameters"):
+        trained(tmp_path / "frozen", str(tmp_path / "run" / "model"), ["1..2"])
 
 
 def test_model_is_loadable_by_transformers_alone(tiny_model, tmp_path):

@@ -184,9 +184,7 @@ def test_the_last_token_reaches_the_first_position_and_back() -> None:
     first[:, 0] = True
     other = IDS.clone()
     other[:, -1] = 8
-    before, after = (
-        denoiser.token_logprobs(ids, None, TARGETS, first) for ids in (IDS, other)
-    )
+    before, after = (denoiser.token_logprobs(ids, None, TARGETS, first) for ids in (IDS, other))
     assert ((before - after).abs() > 1e-4).all()
 
 
@@ -214,9 +212,7 @@ def test_gradient_checkpointing_changes_no_gradient(tmp_path: Path) -> None:
         policy.denoiser.train()
         switches = [getattr(m, "gradient_checkpointing", False) for m in policy.denoiser.modules()]
         assert any(switches) is checkpointing
-        found.append(
-            gradients(policy.denoiser, policy.denoiser(IDS, None, TARGETS, SCORED))
-        )
+        found.append(gradients(policy.denoiser, policy.denoiser(IDS, None, TARGETS, SCORED)))
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
         torch.testing.assert_close(gradient, found[1][name])
@@ -231,9 +227,18 @@ def test_other_native_architectures_attend_in_both_directions(
 ) -> None:
     tokenizer = build_tokenizer(list("123456789"))
     config = config_class(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=1, head_dim=8, max_position_embeddings=32,
-        pad_token_id=0, bos_token_id=None, eos_token_id=1, tie_word_embeddings=True,
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=32,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+        tie_word_embeddings=True,
     )
     config.is_causal = False
     config.mask_token_id = tokenizer.mask_token_id

@@ -41,7 +41,10 @@ def has_nine(completions: list[Any], **_: Any) -> list[float]:
 
 def run(policy: Policy, some: list[Example], **options: Any) -> list[Measurement]:
     settings: dict[str, Any] = {
-        "reward": [RewardTerm("length", length)], "exact": has_nine, "seed": 1, "max_tokens": 1000,
+        "reward": [RewardTerm("length", length)],
+        "exact": has_nine,
+        "seed": 1,
+        "max_tokens": 1000,
     }
     sampler = options.pop("sampler", SAMPLER)
     return measure(policy, some, sampler, **{**settings, **options})
@@ -178,7 +181,11 @@ def test_a_summary_gives_accuracy_interval_count_and_mean_reward() -> None:
     found = [measurement(0.5, 1.0), measurement(0.25, 0.0), measurement(0.0, 0.0)]
     low, high = wilson(1, 3)
     assert summarise(found) == {
-        "accuracy": pytest.approx(1 / 3), "low": low, "high": high, "n": 3, "reward": 0.25,
+        "accuracy": pytest.approx(1 / 3),
+        "low": low,
+        "high": high,
+        "n": 3,
+        "reward": 0.25,
     }
 
 
@@ -192,12 +199,20 @@ def test_what_was_not_scored_counts_in_neither_mean() -> None:
 
 def test_without_a_verifier_there_is_no_accuracy() -> None:
     assert summarise([measurement(1.0, None), measurement(2.0, None)]) == {
-        "accuracy": None, "low": None, "high": None, "n": 2, "reward": 1.5,
+        "accuracy": None,
+        "low": None,
+        "high": None,
+        "n": 2,
+        "reward": 1.5,
     }
 
 
 def test_without_any_score_there_is_no_mean_reward() -> None:
     assert summarise([measurement(math.nan, 0.0)])["reward"] is None
     assert summarise([]) == {
-        "accuracy": None, "low": None, "high": None, "n": 0, "reward": None,
+        "accuracy": None,
+        "low": None,
+        "high": None,
+        "n": 0,
+        "reward": None,
     }

@@ -87,8 +87,12 @@ def test_what_the_family_needs_is_read_from_the_config(folder: Path, copy: Path)
     assert policy.source == folder
     edit_json(copy / "config.json", eos_token_id=[1, 3])
     assert load_policy(str(copy)).family.eos_ids == (1, 3)
-    edit_json(copy / "config.json", eos_token_id=None)
-    assert load_policy(str(copy)).family.eos_ids == ()
+
+
+@pytest.mark.parametrize("eos", [None, [], 400, [1, -1], "1"])
+def test_a_checkpoint_must_name_its_eos_tokens(copy: Path, eos: Any) -> None:
+    edit_json(copy / "config.json", eos_token_id=eos)
+    assert_refused(copy, f"eos_token_id {eos!r}", "ends a completion")
 
 
 def test_the_mask_token_and_rows_beyond_the_tokenizer_cannot_be_placed(tmp_path: Path) -> None:
@@ -268,7 +272,9 @@ def test_a_reference_is_restored_from_its_state() -> None:
     assert all(torch.equal(resumed.state()[name], state[name]) for name in state)
 
 
-def test_the_reference_under_adapters_is_the_base_and_copies_nothing(folder: Path) -> None:
+def test_the_reference_under_new_adapters_is_the_base_until_it_is_synchronised(
+    folder: Path,
+) -> None:
     policy = load_policy(str(folder), lora=ADAPTERS)
     base = logits(policy)
     reference = Reference(policy)
@@ -279,9 +285,33 @@ def test_the_reference_under_adapters_is_the_base_and_copies_nothing(folder: Pat
     assert not torch.allclose(logits(policy), base, atol=1e-2)
     assert reference.copy is None
     assert reference.state() == {}
+    moved = logits(policy)
     reference.sync()
+    move(policy, seed=1)
+    now = logits(policy)
     with reference.active(policy.denoiser):
-        assert torch.equal(logits(policy), base)
+        assert torch.equal(logits(policy), moved)
+    assert torch.equal(logits(policy), now)
+    resumed = Reference(load_policy(str(folder), lora=ADAPTERS))
+    resumed.load({name: value.clone() for name, value in reference.state().items()})
+    assert resumed.state().keys() == reference.state().keys()
+    assert all(
+        torch.equal(resumed.state()[name], reference.state()[name]) for name in resumed.state()
+    )
+
+
+def test_the_reference_of_adapters_that_were_trained_before_is_where_they_began(
+    folder: Path, tmp_path: Path
+) -> None:
+    before = load_policy(str(folder), lora=ADAPTERS)
+    move(before)
+    before.save(tmp_path)
+    policy = load_policy(str(tmp_path), lora=ADAPTERS)
+    start = logits(policy)
+    reference = Reference(policy)
+    move(policy, seed=1)
+    with reference.active(policy.denoiser):
+        assert torch.equal(logits(policy), start)
 
 
 # --- refusals -----------------------------------------------------------------------------------

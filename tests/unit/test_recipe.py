@@ -117,10 +117,19 @@ def test_an_empty_file_is_the_default_run(tmp_path: Path) -> None:
 def test_overrides_are_yaml_and_reach_into_sections(recipe: Path) -> None:
     config = load_config(
         [
-            str(recipe), "optimizer.lr=1e-4", "optimizer.betas=[0.5, 0.6]", "model.lora.r=4",
-            "logging.trackers=[]", "task.dataset=null", "training.precision=fp32",
-            "objective={name: espo, beta: 0}", "task.options={min_blanks: 2}", "output_dir=out",
-            "evaluation.greedy=false", "model.path=org/name", "sampler.steps=4",
+            str(recipe),
+            "optimizer.lr=1e-4",
+            "optimizer.betas=[0.5, 0.6]",
+            "model.lora.r=4",
+            "logging.trackers=[]",
+            "task.dataset=null",
+            "training.precision=fp32",
+            "objective={name: espo, beta: 0}",
+            "task.options={min_blanks: 2}",
+            "output_dir=out",
+            "evaluation.greedy=false",
+            "model.path=org/name",
+            "sampler.steps=4",
         ],
         "train",
     )
@@ -294,7 +303,11 @@ def test_a_mistake_is_reported_within_two_seconds_and_before_torch_is_imported()
     )
     run = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120, check=True,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     message, heavy, seconds = run.stdout.splitlines()
     assert message == "sampler.gen_lenght is an unknown key: did you mean gen_length?"

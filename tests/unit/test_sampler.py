@@ -26,8 +26,13 @@ def policy() -> Policy:
 
 
 def run(
-    policy: Policy, prompts: list[list[int]], sampler: Sampler, *, extra_padding: int = 0,
-    seeds: list[int] | None = None, **options: Any,
+    policy: Policy,
+    prompts: list[list[int]],
+    sampler: Sampler,
+    *,
+    extra_padding: int = 0,
+    seeds: list[int] | None = None,
+    **options: Any,
 ) -> Samples:
     ids, mask = policy.pad_prompts(prompts)
     ids = torch.nn.functional.pad(ids, (extra_padding, 0))

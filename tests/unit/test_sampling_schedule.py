@@ -24,13 +24,9 @@ def policy() -> Policy:
     return tiny_policy()
 
 
-def run(
-    policy: Policy, prompts: list[list[int]], sampler: Sampler, **options: Any
-) -> Samples:
+def run(policy: Policy, prompts: list[list[int]], sampler: Sampler, **options: Any) -> Samples:
     ids, mask = policy.pad_prompts(prompts)
-    return sample(
-        policy.denoiser, ids, mask, torch.arange(len(prompts)), sampler, **options
-    )
+    return sample(policy.denoiser, ids, mask, torch.arange(len(prompts)), sampler, **options)
 
 
 def test_the_first_steps_of_a_block_take_the_remainder() -> None:
@@ -73,7 +69,11 @@ def test_greedy_orders_are_those_worked_out_by_hand(
     remasking: Any, step_map: list[int], select_first: bool
 ) -> None:
     sampler = Sampler(
-        gen_length=3, block_length=3, steps=3, temperature=0.0, remasking=remasking,
+        gen_length=3,
+        block_length=3,
+        steps=3,
+        temperature=0.0,
+        remasking=remasking,
         select_first=select_first,
     )
     proposer, prompt = constant_proposer(THREE), torch.zeros(1, 1).long()
@@ -129,7 +129,9 @@ def test_on_step_sees_the_canvas_fill_up(policy: Policy) -> None:
     seen: list[tuple[int, Tensor]] = []
     sampler = Sampler(gen_length=10, block_length=5, steps=4)
     samples = run(
-        policy, PROMPTS, sampler,
+        policy,
+        PROMPTS,
+        sampler,
         on_step=lambda step, canvas, *_: seen.append((step, canvas.clone())),
     )
     assert [step for step, _ in seen] == [0, 1, 2, 3]
@@ -149,9 +151,7 @@ def test_closed_rows_are_filled_with_eos_and_their_mates_are_not_touched(policy:
     settings = {"gen_length": 20, "block_length": 4, "steps": 10}
     prompts = PROMPTS * 6
     stopped = run(policy, prompts, Sampler(**settings), eos_ids=[eos])
-    free = run(
-        policy, prompts, Sampler(**settings, early_stop=False), eos_ids=[eos]
-    )
+    free = run(policy, prompts, Sampler(**settings, early_stop=False), eos_ids=[eos])
     closing_blocks = set()
     for row in range(len(prompts)):
         tokens, complete = stopped.completion_ids[row], free.completion_ids[row]
@@ -187,7 +187,12 @@ def test_sampling_ends_when_every_row_has_closed() -> None:
     sampler = Sampler(gen_length=4, block_length=2, steps=4)
     seen: list[int] = []
     samples = sample(
-        proposer, torch.zeros(3, 1).long(), None, torch.arange(3), sampler, eos_ids=[1],
+        proposer,
+        torch.zeros(3, 1).long(),
+        None,
+        torch.arange(3),
+        sampler,
+        eos_ids=[1],
         on_step=lambda step, *_: seen.append(step),
     )
     assert seen == [0, 1]

@@ -37,7 +37,7 @@ def recognise(config: dict[str, Any], source: str) -> Family:
         source: where it came from, for error messages.
 
     Raises:
-        ValueError: if the architecture is unknown, causal, or names no mask token of its own.
+        ValueError: if the architecture is unknown or causal, or if no mask or EOS token is named.
     """
     model_type = config.get("model_type")
     if model_type not in NATIVE_MODEL_TYPES:
@@ -58,5 +58,10 @@ def recognise(config: dict[str, Any], source: str) -> Family:
             "a diffusion model needs the id of its mask token there"
         )
     eos = config.get("eos_token_id")
-    eos_ids = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
+    eos_ids = tuple(eos) if isinstance(eos, list) else (eos,)
+    if not eos_ids or not all(isinstance(token, int) and 0 <= token < size for token in eos_ids):
+        raise ValueError(
+            f"{source} has eos_token_id {eos!r} and vocab_size {size!r} in config.json: "
+            "name there the token, or the list of tokens, that ends a completion"
+        )
     return Family("native", mask_token_id, eos_ids)

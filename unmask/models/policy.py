@@ -37,12 +37,14 @@ class Policy:
         tokenizer: of the checkpoint.
         family: what the checkpoint's tokens mean.
         source: folder that it was loaded from; None for a new model.
+        trained_adapters: whether the adapters came with the checkpoint.
     """
 
     denoiser: Denoiser
     tokenizer: PreTrainedTokenizerBase
     family: Family
     source: Path | None
+    trained_adapters: bool = False
 
     @property
     def config(self) -> Any:
@@ -117,7 +119,7 @@ class Policy:
 
     @contextmanager
     def without_adapters(self) -> Iterator[None]:
-        """The base model: the reference policy of a LoRA run."""
+        """The base model."""
         network: Any = self.denoiser.network
         with network.disable_adapter():
             yield
@@ -208,7 +210,7 @@ def load_policy(
         forbidden_ids=range(len(tokenizer), vocabulary),
         autocast=autocast,
     )
-    policy = Policy(denoiser.to(device), tokenizer, recognised, base)
+    policy = Policy(denoiser.to(device), tokenizer, recognised, base, adapters is not None)
     if adapters is not None and (adapters / ADAPTER_DEFAULTS).is_file():
         policy.defaults = _read_json(adapters / ADAPTER_DEFAULTS, path)
     return policy
@@ -323,8 +325,12 @@ def _require_all_weights(report: dict[str, Any], source: str) -> None:
 @torch.no_grad()
 def _require_bidirectional(network: PreTrainedModel, source: str) -> None:
     """Early transformers 5 releases ignore `is_causal = False` without a word."""
-    ids = torch.tensor([[0, 1, 0, 0], [0, 1, 0, 1]], device=network.device)
-    first, second = network(input_ids=ids, use_cache=False).logits[:, 0]
+    # Random embeddings: those of the checkpoint's tokens may be equal or zero.
+    width: int = network.config.hidden_size
+    embedded = torch.randn(4, width, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1)
+    embedded[1, -1].neg_()
+    embedded = embedded.to(network.device, network.dtype)
+    first, second = network(inputs_embeds=embedded, use_cache=False).logits[:, 0]
     if torch.equal(first, second):
         raise ValueError(
             f"{source} runs causally under this transformers release: the last token does not "

@@ -47,8 +47,9 @@ def restrict(logits: Tensor, top_k: int, top_p: float) -> Tensor:
         ordered = logits.sort(dim=-1, descending=True).values
         probs = ordered.softmax(-1)
         # A token stays while the mass before it is below top_p; the first one always stays.
-        kept = (probs.cumsum(-1) - probs < top_p) | (torch.arange(
-            probs.shape[-1], device=probs.device) == 0)
+        kept = (probs.cumsum(-1) - probs < top_p) | (
+            torch.arange(probs.shape[-1], device=probs.device) == 0
+        )
         edge = ordered.masked_fill(~kept, torch.inf).amin(-1, keepdim=True)
         logits = logits.masked_fill(logits < edge, -torch.inf)
     return logits

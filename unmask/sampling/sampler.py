@@ -123,8 +123,12 @@ def sample(
             step = block * len(counts) + offset
             rows = active.unsqueeze(-1)
             logits = _propose(
-                proposer, prompt_ids[active], canvas[active],
-                None if attention is None else attention[active], hidden, sampler.cfg_scale,
+                proposer,
+                prompt_ids[active],
+                canvas[active],
+                None if attention is None else attention[active],
+                hidden,
+                sampler.cfg_scale,
             )
             num_forwards += len(active) * (2 if sampler.cfg_scale else 1)
             picked, tokens, probs = _reveal(logits, hidden, seeds[active], step, count, sampler)
@@ -144,9 +148,7 @@ def sample(
                 on_step(step, canvas, confidence)
     if eos_ids:
         canvas.masked_fill_(canvas == mask_id, eos_ids[0])
-    return Samples(
-        canvas, step_map, confidence, completion_lengths(canvas, eos_ids), num_forwards
-    )
+    return Samples(canvas, step_map, confidence, completion_lengths(canvas, eos_ids), num_forwards)
 
 
 def _propose(
@@ -182,8 +184,11 @@ def _reveal(
 
     def choose(at_logits: Tensor, noise: Tensor) -> Tensor:
         return choose_tokens(
-            at_logits, noise,
-            temperature=sampler.temperature, top_k=sampler.top_k, top_p=sampler.top_p,
+            at_logits,
+            noise,
+            temperature=sampler.temperature,
+            top_k=sampler.top_k,
+            top_p=sampler.top_p,
         )
 
     if sampler.select_first:

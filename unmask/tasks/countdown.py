@@ -102,8 +102,9 @@ class Countdown:
         """Training problems with their solutions; see `Task.demonstrations`.
 
         A problem may come again, with its numbers in another order, another solution or another
-        corruption: there are far fewer problems than ways to solve them. A corrupted solution keeps its form and has one place changed: an operator becomes
-        another one, two numbers change places, or a number is drawn anew.
+        corruption: there are far fewer problems than ways to solve them. A corrupted solution
+        keeps its form and has one place changed: an operator becomes another one, two numbers
+        change places, or a number is drawn anew.
 
         Raises:
             ValueError: as for `build`, and for a noise outside [0, 1].

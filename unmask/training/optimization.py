@@ -10,8 +10,17 @@ from unmask.config import OptimizerConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; weight decay on matrices only."""
+    """AdamW over the trainable parameters; weight decay on matrices only.
+
+    Raises:
+        ValueError: if no parameter is trainable.
+    """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise ValueError(
+            "the model has 0 trainable parameters: set model.lora to the r and alpha of its "
+            "adapters to train them further"
+        )
     groups = [
         {
             "params": [parameter for parameter in trainable if parameter.dim() >= 2],

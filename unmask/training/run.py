@@ -40,6 +40,7 @@ class Run:
             _require_tracker(tracker)
         found: list[Any] = [None, None]
         state = PartialState()
+        _require_share(config, state.num_processes)
         if state.is_main_process:
             found = _find_folder(config)
         broadcast_object_list(found)
@@ -165,6 +166,16 @@ class Run:
                 f"{state['num_processes']} processes, now there are "
                 f"{self.accelerator.num_processes}: use as many"
             )
+
+
+def _require_share(config: TrainConfig | SFTConfig, num_processes: int) -> None:
+    shared = "batch_size" if isinstance(config, SFTConfig) else "prompts_per_rollout"
+    count = getattr(config.training, shared)
+    if count < num_processes:
+        raise ValueError(
+            f"training.{shared}={count}: each of {num_processes} processes needs one; "
+            "raise it or start fewer processes"
+        )
 
 
 def _find_folder(config: TrainConfig | SFTConfig) -> list[Any]:
