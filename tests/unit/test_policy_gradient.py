@@ -17,11 +17,10 @@ from torch import nn
 from unmask.maskings import Maskings, draw_elbo, draw_one_step, make_generators
 from unmask.objectives import ESPO, ObjectiveInputs, Totals
 from unmask.objectives.maximum_likelihood import MaximumLikelihood
+from unmask.training.packing import Slice, plan_slices
 from unmask.training.policy_gradient import (
     Engine,
-    Slice,
     evaluate_logprobs,
-    plan_slices,
     streamed_backward,
     view_logprobs,
 )
@@ -80,7 +79,24 @@ def maskings_of(num_mc, *, coupled=False):
     )
 
 
-def inputs_of(maskings, old_logp=None):
+def distinct_maskings(num_views, *, coupled=False):
+    """Views of which no two hide the same tokens; with `coupled`, each next to its complement."""
+    subsets = [[bool(number >> place & 1) for place in range(CANVAS)] for number in range(1, 15)]
+    if coupled:
+        subsets = [part for half in subsets[:7] for part in (half, [not bit for bit in half])]
+    hidden = torch.tensor(subsets[:num_views]).expand(4, -1, -1)
+    return Maskings(hidden, hidden.double(), views_per_draw=1 + coupled)
+
+
+def passes_of(maskings):
+    """For each sequence, the different sets of hidden tokens that score something."""
+    return [
+        {tuple(view) for view, scores in zip(row, weight, strict=True) if any(scores)}
+        for row, weight in zip(maskings.hidden.tolist(), maskings.weight.tolist(), strict=True)
+    ]
+
+
+def inputs_of(maskings, old_logp=None, advantages=None):
     batch = len(maskings.weight)
     rewards = torch.linspace(-1, 1, batch, dtype=torch.float64)
     return ObjectiveInputs(
@@ -89,7 +105,7 @@ def inputs_of(maskings, old_logp=None):
         ref_logp=None,
         weight=maskings.weight,
         views_per_draw=maskings.views_per_draw,
-        advantages=rewards,
+        advantages=rewards if advantages is None else advantages,
         rewards=rewards,
         lengths=torch.full((batch,), CANVAS),
         canvas=CANVAS,
@@ -98,13 +114,23 @@ def inputs_of(maskings, old_logp=None):
     )
 
 
-def backward(model, maskings, objective, max_tokens, *, on_policy=True, old_logp=None, **options):
+def backward(
+    model,
+    maskings,
+    objective,
+    max_tokens,
+    *,
+    on_policy=True,
+    old_logp=None,
+    advantages=None,
+    **options,
+):
     return streamed_backward(
         model,
         random_completions(CANVAS, PROMPT_LENGTHS),
         maskings,
         objective,
-        inputs_of(maskings, old_logp),
+        inputs_of(maskings, old_logp, advantages),
         on_policy=on_policy,
         mask_token_id=MASK,
         max_tokens=max_tokens,
@@ -116,29 +142,38 @@ def pairs(part):
     return list(zip(part.rows.tolist(), part.views.tolist(), strict=True))
 
 
+def all_of(num_views, rows=2):
+    return torch.ones(rows, num_views, dtype=torch.bool)
+
+
 def test_slices_of_a_small_batch_are_as_worked_out_by_hand():
     lengths = torch.tensor([4, 6])
     # 2 views of 6 tokens fill 12; with 24 the shorter sequence's views fit too, padded to 6.
-    assert [pairs(s) for s in plan_slices(lengths, 2, 1, 12)] == [
+    assert [pairs(s) for s in plan_slices(lengths, all_of(2), 1, 12)] == [
         [(1, 0), (1, 1)],
         [(0, 0), (0, 1)],
     ]
-    assert [pairs(s) for s in plan_slices(lengths, 2, 1, 24)] == [[(1, 0), (1, 1), (0, 0), (0, 1)]]
-    assert len(plan_slices(lengths, 2, 1, 23)) == 2
+    assert [pairs(s) for s in plan_slices(lengths, all_of(2), 1, 24)] == [
+        [(1, 0), (1, 1), (0, 0), (0, 1)]
+    ]
+    assert len(plan_slices(lengths, all_of(2), 1, 23)) == 2
     # Room for 3 views of 6, but draws of 2 are not cut where one fits.
-    assert [pairs(s) for s in plan_slices(torch.tensor([6]), 4, 2, 18)] == [
+    assert [pairs(s) for s in plan_slices(torch.tensor([6]), all_of(4, rows=1), 2, 18)] == [
         [(0, 0), (0, 1)],
         [(0, 2), (0, 3)],
     ]
     # No draw of 2 fits: single views, also over the budget.
-    assert [pairs(s) for s in plan_slices(torch.tensor([6]), 2, 2, 5)] == [[(0, 0)], [(0, 1)]]
+    assert [pairs(s) for s in plan_slices(torch.tensor([6]), all_of(2, rows=1), 2, 5)] == [
+        [(0, 0)],
+        [(0, 1)],
+    ]
 
 
 @pytest.mark.parametrize("max_tokens", [1, 7, 16, 33, 64, 200, 10_000])
 @pytest.mark.parametrize(("num_views", "views_per_draw"), [(1, 1), (5, 1), (8, 2), (6, 3)])
 def test_slices_hold_every_view_once_within_the_budget(num_views, views_per_draw, max_tokens):
     lengths = torch.tensor([9, 16, 5, 12, 16, 7])
-    slices = plan_slices(lengths, num_views, views_per_draw, max_tokens)
+    slices = plan_slices(lengths, all_of(num_views, rows=6), views_per_draw, max_tokens)
     seen = [pair for part in slices for pair in pairs(part)]
     assert sorted(seen) == [(row, view) for row in range(6) for view in range(num_views)]
     for part in slices:
@@ -216,35 +251,84 @@ def test_evaluation_does_not_depend_on_the_slices_and_builds_no_graph(kind, max_
         model, completions, maskings, mask_token_id=MASK, max_tokens=max_tokens
     )
     assert not any(graph for graph, _ in model.passes)
-    assert sum(views for _, views in model.passes) == 4 * 8
+    assert sum(views for _, views in model.passes) == sum(map(len, passes_of(maskings))) < 4 * 8
     expected = one_view_at_a_time(model, completions, maskings).detach()
     torch.testing.assert_close(logp, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("objective", "num_mc", "coupled", "max_tokens", "without_graph", "with_graph"),
+    ("objective", "coupled", "max_tokens", "without_graph", "with_graph"),
     [
         # Everything in one slice: one ordinary pass.
-        (NON_SEPARABLE, 8, False, 10_000, 0, 1),
-        (SEPARABLE, 4, True, 10_000, 0, 1),
+        (NON_SEPARABLE, False, 10_000, 0, 1),
+        (SEPARABLE, True, 10_000, 0, 1),
         # Lengths 10, 7, 7, 5: a sequence's 8 views fit into 80 tokens, two sequences' do not.
-        (NON_SEPARABLE, 8, False, 80, 0, 4),
+        (NON_SEPARABLE, False, 80, 0, 4),
         # A sequence is cut: every view is evaluated first, unless draws are independent.
-        (NON_SEPARABLE, 8, False, 1, 32, 32),
-        (SEPARABLE, 8, False, 1, 0, 32),
-        (NON_SEPARABLE, 4, True, 20, 14, 14),
-        (SEPARABLE, 4, True, 20, 0, 14),
+        (NON_SEPARABLE, False, 1, 32, 32),
+        (SEPARABLE, False, 1, 0, 32),
+        (NON_SEPARABLE, True, 20, 14, 14),
+        (SEPARABLE, True, 20, 0, 14),
         # A draw is cut too.
-        (SEPARABLE, 4, True, 1, 32, 32),
+        (SEPARABLE, True, 1, 32, 32),
     ],
 )
-def test_number_of_passes(objective, num_mc, coupled, max_tokens, without_graph, with_graph):
+def test_number_of_passes(objective, coupled, max_tokens, without_graph, with_graph):
     model = Counted(RandomConditionals(CANVAS))
-    backward(model, maskings_of(num_mc, coupled=coupled), objective, max_tokens)
+    backward(model, distinct_maskings(8, coupled=coupled), objective, max_tokens)
     graphs = [graph for graph, _ in model.passes]
     assert graphs == [False] * without_graph + [True] * with_graph
     views = sum(views for graph, views in model.passes if graph)
     assert views == 4 * 8
+
+
+@pytest.mark.parametrize("max_tokens", [1, 20, 10_000])
+@pytest.mark.parametrize("objective", [NON_SEPARABLE, SEPARABLE])
+def test_views_that_hide_the_same_tokens_are_one_pass_with_the_same_gradient(objective, max_tokens):
+    drawn = distinct_maskings(4)
+    # Views 0, 2 and 4 are one, scored in part by each; 5 scores nothing; 1 and 6 are one.
+    order = torch.tensor([0, 1, 0, 2, 0, 3, 1])
+    weight = torch.rand(4, 7, CANVAS, generator=torch.Generator().manual_seed(0)).double()
+    weight = weight.masked_fill(~drawn.hidden[:, order] | (weight < 0.3), 0.0)
+    weight[:, 5] = 0
+    maskings = Maskings(drawn.hidden[:, order], weight)
+    model = Counted(RandomConditionals(CANVAS))
+    output, logp = backward(model, maskings, objective, max_tokens)
+    plain = RandomConditionals(CANVAS)
+    completions = random_completions(CANVAS, PROMPT_LENGTHS)
+    expected = one_view_at_a_time(plain, completions, maskings)
+    loss = objective(replace(inputs_of(maskings), logp=expected, old_logp=expected.detach())).loss
+    loss.backward()
+    torch.testing.assert_close(logp, expected.detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(output.loss, loss.detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(model.model.table.grad, plain.table.grad, rtol=0, atol=1e-12)
+    assert sum(views for graph, views in model.passes if graph) == sum(
+        map(len, passes_of(maskings))
+    )
+
+
+def test_hidden_prompt_tokens_tell_views_apart():
+    hidden = torch.ones(4, 3, CANVAS, dtype=torch.bool)
+    prompt_hidden = torch.zeros(4, 3, max(PROMPT_LENGTHS), dtype=torch.bool)
+    prompt_hidden[:, 1, -1] = True
+    maskings = Maskings(hidden, hidden.double(), prompt_hidden)
+    model = Counted(RandomConditionals(CANVAS))
+    _, logp = backward(model, maskings, NON_SEPARABLE, 10_000)
+    assert model.passes == [(True, 8)]
+    assert torch.equal(logp[:, 0], logp[:, 2])
+    assert (logp[:, 0] != logp[:, 1]).any()
+
+
+def test_what_has_no_gradient_is_not_run_again():
+    """Sequences 0 and 3 have an advantage; the others' groups are decided."""
+    model, plain = Counted(RandomConditionals(CANVAS)), RandomConditionals(CANVAS)
+    maskings = distinct_maskings(8)
+    advantages = torch.tensor([1.0, 0.0, 0.0, -1.0], dtype=torch.float64)
+    for network, max_tokens in ((model, 20), (plain, 10_000)):
+        backward(network, maskings, NON_SEPARABLE, max_tokens, advantages=advantages)
+    with_graph = sum(views for graph, views in model.passes if graph)
+    assert (with_graph, sum(views for _, views in model.passes)) == (2 * 8, 6 * 8)
+    torch.testing.assert_close(model.model.table.grad, plain.table.grad, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("objective", [NON_SEPARABLE, SEPARABLE])
@@ -252,12 +336,14 @@ def test_number_of_passes(objective, num_mc, coupled, max_tokens, without_graph,
 def test_one_slice_is_alive_at_a_time_however_many_views(kind, objective):
     def peak(num_mc, max_tokens):
         model = Metered(kind(CANVAS))
-        backward(model, maskings_of(num_mc), objective, max_tokens)
+        backward(model, distinct_maskings(num_mc), objective, max_tokens)
         assert model.alive == 0
         return model.peak
 
     single = max(
-        peak_of_one_view(kind, maskings_of(8), row, view) for row in range(4) for view in range(8)
+        peak_of_one_view(kind, distinct_maskings(8), row, view)
+        for row in range(4)
+        for view in range(8)
     )
     assert peak(8, max_tokens=1) == single
     assert peak(8, max_tokens=10_000) > 10 * single

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from unmask.maskings import Maskings
 from unmask.objectives.base import Objective, ObjectiveInputs, ObjectiveOutput
+from unmask.training.packing import Passes, Slice, cuts_through, plan_slices
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,6 @@ class Completions:
 
 
 @dataclass(frozen=True)
-class Slice:
-    """Views that share a forward pass: view `views[i]` of sequence `rows[i]`, int64 [N] each."""
-
-    rows: Tensor
-    views: Tensor
-
-
-@dataclass(frozen=True)
 class Engine:
     """How a process group runs a backward pass; the defaults are one plain process.
 
@@ -63,38 +56,6 @@ class Engine:
     no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
     agree_on_slices: Callable[[int], int] = int
     scale: float = 1.0
-
-
-def plan_slices(
-    lengths: Tensor, num_views: int, views_per_draw: int, max_tokens: int
-) -> list[Slice]:
-    """Pack views into slices of at most `max_tokens` padded tokens, longest sequences first.
-
-    A sequence's views stay together where they fit, whole draws where not. A slice always holds at
-    least one view, also where that is over the budget.
-
-    Args:
-        lengths: int [B], prompt plus canvas tokens of each sequence.
-        num_views: M.
-        views_per_draw: consecutive views that make one draw.
-        max_tokens: budget of a slice.
-    """
-    slices: list[Slice] = []
-    rows: list[int] = []
-    views: list[int] = []
-    width = 0
-    for row in lengths.argsort(descending=True, stable=True).tolist():
-        length = int(lengths[row])
-        for piece in _pieces(num_views, views_per_draw, max_tokens // length):
-            if rows and (len(rows) + len(piece)) * width > max_tokens:
-                slices.append(Slice(torch.tensor(rows), torch.tensor(views)))
-                rows, views = [], []
-            if not rows:
-                width = length
-            rows += [row] * len(piece)
-            views += piece
-    slices.append(Slice(torch.tensor(rows), torch.tensor(views)))
-    return slices
 
 
 def view_logprobs(
@@ -146,14 +107,9 @@ def evaluate_logprobs(
     engine: Engine = Engine(),
 ) -> Tensor:
     """log p of every scored token of every view, without a graph: [B, M, L] in its dtype."""
-    slices = _plan(completions, maskings, max_tokens)
-    result = torch.zeros_like(maskings.weight)
-    for index in range(engine.agree_on_slices(len(slices))):
-        part = slices[min(index, len(slices) - 1)]
-        values = view_logprobs(model, completions, maskings, part, mask_token_id)
-        result = result.to(values.dtype)
-        result[part.rows, part.views] = values
-    return result
+    passes = Passes.of(maskings)
+    slices = _plan(completions, passes, passes.needed, max_tokens)
+    return passes.spread(_run(model, completions, passes, slices, mask_token_id, engine))
 
 
 def streamed_backward(
@@ -185,78 +141,77 @@ def streamed_backward(
     Returns:
         The objective's output on all views, detached, and logp [B, M, L] in the model's dtype.
     """
-    slices = _plan(completions, maskings, max_tokens)
-    num_slices = engine.agree_on_slices(len(slices))
+    passes = Passes.of(maskings)
+    slices = _plan(completions, passes, passes.needed, max_tokens)
+
+    def gradient_of(values: Tensor) -> Tensor:
+        """d loss / d logp of the views that are run, from their logp: [B, M, L] both."""
+        leaf = passes.spread(values).requires_grad_()
+        with torch.enable_grad():
+            loss = evaluate(leaf).loss
+        if not loss.requires_grad:
+            return torch.zeros_like(leaf)
+        return passes.collect(torch.autograd.grad(loss, leaf)[0])
 
     def evaluate(logp: Tensor) -> ObjectiveOutput:
         old = logp.detach() if on_policy else inputs.old_logp
         return objective(replace(inputs, logp=logp, old_logp=old))
 
-    def forward(part: Slice) -> Tensor:
-        return view_logprobs(model, completions, maskings, part, mask_token_id)
-
     # What a slice does not hold is filled with any finite value: no sequence's derivative reads
     # another's logp, and a separable objective's draw reads no other draw.
-    logp = torch.zeros_like(maskings.weight) if on_policy else inputs.old_logp.detach().clone()
+    values = torch.zeros_like(maskings.weight) if on_policy else inputs.old_logp.detach().clone()
     gradient = None
-    if engine.agree_on_slices(int(_needs_first_pass(slices, maskings, objective))):
-        logp = evaluate_logprobs(
-            model,
-            completions,
-            maskings,
-            mask_token_id=mask_token_id,
-            max_tokens=max_tokens,
-            engine=engine,
-        )
-        gradient = _derivative(evaluate, logp, Slice(*torch.ones_like(logp[..., 0]).nonzero().T))
-        gradient = gradient.view_as(logp)
+    unit = maskings.views_per_draw if objective.separable else maskings.num_views
+    if engine.agree_on_slices(int(cuts_through(slices, passes, unit))):
+        values = _run(model, completions, passes, slices, mask_token_id, engine)
+        gradient = gradient_of(values)
+        # What has no gradient (a group of equal rewards, a clipped ratio) is not run again.
+        slices = _plan(completions, passes, (gradient != 0).any(-1), max_tokens)
+    # At least one pass, so that every parameter has a gradient: an optimizer's momentum goes on.
+    num_slices = max(engine.agree_on_slices(len(slices)), 1)
     for index in range(num_slices):
-        part = slices[min(index, len(slices) - 1)]
+        part = _slice(slices, index)
         last = index == num_slices - 1
         with nullcontext() if last else engine.no_sync():
-            values = forward(part)
-            logp = logp.to(values.dtype)
-            logp[part.rows, part.views] = values.detach()
-            if gradient is None:
-                weights = _derivative(evaluate, logp, part)
-            else:
-                weights = gradient[part.rows, part.views]
+            logp = view_logprobs(model, completions, passes.maskings, part, mask_token_id)
+            values = values.to(logp.dtype)
+            values[part.rows, part.views] = logp.detach()
+            weights = gradient_of(values) if gradient is None else gradient
+            weights = weights[part.rows, part.views]
             if index >= len(slices):
                 weights = torch.zeros_like(weights)  # another rank has more slices
-            engine.backward((values * weights).sum() * engine.scale)
+            engine.backward((logp * weights).sum() * engine.scale)
+    logp = passes.spread(values)
     with torch.no_grad():
         return evaluate(logp), logp
 
 
-def _plan(completions: Completions, maskings: Maskings, max_tokens: int) -> list[Slice]:
+def _plan(completions: Completions, passes: Passes, needed: Tensor, max_tokens: int) -> list[Slice]:
     lengths = completions.prompt_lengths + completions.completion_ids.shape[1]
-    return plan_slices(lengths.cpu(), maskings.num_views, maskings.views_per_draw, max_tokens)
+    return plan_slices(lengths.cpu(), needed, passes.maskings.views_per_draw, max_tokens)
 
 
-def _pieces(num_views: int, views_per_draw: int, room: int) -> list[list[int]]:
-    """The views of one sequence in pieces of at most `room`, cut between draws if possible."""
-    if room >= views_per_draw:
-        room -= room % views_per_draw
-    room = min(max(room, 1), num_views)
-    views = list(range(num_views))
-    return [views[start : start + room] for start in range(0, num_views, room)]
+def _slice(slices: list[Slice], index: int) -> Slice:
+    """Slice `index`; where a rank has fewer than others, its last, or else any one view."""
+    if not slices:
+        return Slice(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    return slices[min(index, len(slices) - 1)]
 
 
-def _needs_first_pass(slices: list[Slice], maskings: Maskings, objective: Objective) -> bool:
-    """Whether some slice cuts through what the objective's derivative is taken over."""
-    unit = maskings.views_per_draw if objective.separable else maskings.num_views
-    for part in slices:
-        keys = part.rows * maskings.num_views + part.views - part.views % unit
-        if (torch.unique(keys, return_counts=True)[1] < unit).any():
-            return True
-    return False
-
-
-def _derivative(evaluate: Callable[[Tensor], ObjectiveOutput], logp: Tensor, part: Slice) -> Tensor:
-    """d loss / d logp [N, L] of the views in `part`."""
-    with torch.enable_grad():
-        leaf = logp[part.rows, part.views].detach().requires_grad_()
-        loss = evaluate(logp.index_put((part.rows, part.views), leaf)).loss
-        if not loss.requires_grad:
-            return torch.zeros_like(leaf)
-        return torch.autograd.grad(loss, leaf)[0]
+@torch.no_grad()
+def _run(
+    model: nn.Module,
+    completions: Completions,
+    passes: Passes,
+    slices: list[Slice],
+    mask_token_id: int,
+    engine: Engine,
+) -> Tensor:
+    """log p of the views that are run, without a graph: [B, M, L] in the model's dtype."""
+    result = torch.zeros_like(passes.maskings.weight)
+    for index in range(engine.agree_on_slices(len(slices))):
+        part = _slice(slices, index)
+        values = view_logprobs(model, completions, passes.maskings, part, mask_token_id)
+        result = result.to(values.dtype)
+        result[part.rows, part.views] = values
+    return result
