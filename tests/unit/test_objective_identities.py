@@ -388,14 +388,17 @@ def test_derivative_of_a_sequence_reads_no_other_sequence(name, objective, on_po
 
 
 @every_objective
-def test_derivative_of_a_draw_reads_no_other_draw_of_a_separable_objective(name, objective):
-    if not objective.separable:
+@pytest.mark.parametrize("on_policy", [True, False])
+def test_derivative_of_a_draw_reads_no_other_draw_where_an_objective_is_separable(
+    name, objective, on_policy
+):
+    if not (objective.separable_on_policy if on_policy else objective.separable):
         return
     inputs = make_batch(objective, "own").inputs
-    before = derivative(objective, inputs)
+    before = derivative(objective, inputs, on_policy=on_policy)
     other = inputs.logp.clone()
     other[:, inputs.views_per_draw :] -= 0.3
-    after = derivative(objective, replace(inputs, logp=other))
+    after = derivative(objective, replace(inputs, logp=other), on_policy=on_policy)
     assert_same(after[:, : inputs.views_per_draw], before[:, : inputs.views_per_draw])
 
 

@@ -15,7 +15,7 @@ from table_model import (
 from torch import nn
 
 from unmask.maskings import Maskings, draw_elbo, draw_one_step, make_generators
-from unmask.objectives import ESPO, ObjectiveInputs, Totals
+from unmask.objectives import ESPO, SPG, ObjectiveInputs, Totals
 from unmask.objectives.maximum_likelihood import MaximumLikelihood
 from unmask.training.packing import Slice, plan_slices
 from unmask.training.policy_gradient import (
@@ -27,7 +27,7 @@ from unmask.training.policy_gradient import (
 
 CANVAS = 4
 PROMPT_LENGTHS = [3, 1, 6, 3]
-NON_SEPARABLE, SEPARABLE = ESPO(beta=0.0), MaximumLikelihood()
+NON_SEPARABLE, SEPARABLE = SPG(), MaximumLikelihood()
 
 
 class Counted(nn.Module):
@@ -282,6 +282,16 @@ def test_number_of_passes(objective, coupled, max_tokens, without_graph, with_gr
     assert views == 4 * 8
 
 
+def test_an_objective_that_is_separable_on_policy_needs_no_first_pass_there():
+    model, maskings = Counted(RandomConditionals(CANVAS)), distinct_maskings(8)
+    completions = random_completions(CANVAS, PROMPT_LENGTHS)
+    old = one_view_at_a_time(model.model, completions, maskings).detach()
+    for on_policy, without_graph in ((True, 0), (False, 32)):
+        model.passes.clear()
+        backward(model, maskings, ESPO(beta=0.0), 1, on_policy=on_policy, old_logp=old)
+        assert [graph for graph, _ in model.passes] == [False] * without_graph + [True] * 32
+
+
 @pytest.mark.parametrize("max_tokens", [1, 20, 10_000])
 @pytest.mark.parametrize("objective", [NON_SEPARABLE, SEPARABLE])
 def test_views_that_hide_the_same_tokens_are_one_pass_with_the_same_gradient(objective, max_tokens):
@@ -381,7 +391,7 @@ def test_on_policy_the_given_old_log_probabilities_are_not_read(max_tokens):
     maskings = maskings_of(3)
     nothing = torch.full_like(maskings.weight, torch.nan)
     model = RandomConditionals(CANVAS)
-    output, _ = backward(model, maskings, NON_SEPARABLE, max_tokens, old_logp=nothing)
+    output, _ = backward(model, maskings, ESPO(beta=0.0), max_tokens, old_logp=nothing)
     assert output.metrics["ratio"].values.tolist() == [1.0] * 4
     assert model.table.grad.isfinite().all()
 

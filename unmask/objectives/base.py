@@ -151,6 +151,11 @@ class Objective(ABC):
         """Whether `ref_logp` must be given."""
         return getattr(self, "beta", 0.0) > 0
 
+    @property
+    def separable_on_policy(self) -> bool:
+        """`separable`, where the current policy made the rollout: no old_logp differs from logp."""
+        return self.separable
+
     def check(self, estimator: Estimator) -> None:
         """Raise a ValueError with the remedy where this objective cannot take an estimator."""
         return

@@ -50,6 +50,11 @@ class GDPO(Objective):
         self._require_choice("form", ["released", "paper"])
         self._require("epsilon", "epsilon_high", "beta")
 
+    @property
+    def separable_on_policy(self) -> bool:
+        """Without the KL term: where the ratio is 1, its derivative is A / L whatever the ELBO."""
+        return self.beta == 0
+
     def __call__(self, inputs: ObjectiveInputs) -> ObjectiveOutput:
         """The loss, with the ratio, the clipped fraction, the ELBO per token and the KL."""
         views, canvas, paper = inputs.views_per_draw, inputs.canvas, self.form == "paper"

@@ -29,6 +29,11 @@ class VRPOOnline(Objective):
 
     length_normalised: bool = True
 
+    @property
+    def separable_on_policy(self) -> bool:
+        """Where the ratio is 1, its derivative is A, whatever the other draws."""
+        return True
+
     def __call__(self, inputs: ObjectiveInputs) -> ObjectiveOutput:
         """The loss, with d and the estimate per token."""
         views, canvas = inputs.views_per_draw, inputs.canvas

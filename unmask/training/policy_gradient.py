@@ -161,7 +161,8 @@ def streamed_backward(
     # another's logp, and a separable objective's draw reads no other draw.
     values = torch.zeros_like(maskings.weight) if on_policy else inputs.old_logp.detach().clone()
     gradient = None
-    unit = maskings.views_per_draw if objective.separable else maskings.num_views
+    separable = objective.separable_on_policy if on_policy else objective.separable
+    unit = maskings.views_per_draw if separable else maskings.num_views
     if engine.agree_on_slices(int(cuts_through(slices, passes, unit))):
         values = _run(model, completions, passes, slices, mask_token_id, engine)
         gradient = gradient_of(values)
