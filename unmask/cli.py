@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from unmask.config import COMMANDS, SFTConfig, TrainConfig
+from unmask.config import COMMANDS, CompareConfig, SFTConfig, TrainConfig
 from unmask.models.paths import find_local_model
 from unmask.recipe import load_config, schema_rows, split_arguments, to_yaml
 from unmask.tasks import TASKS, get_task
@@ -112,10 +112,39 @@ def sample(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Write a run's HTML page again."""
-    from unmask.report import write_report
+def compare(arguments: Arguments = None) -> None:
+    """Run a study: several methods, tuned alike, over several seeds, on one budget."""
+    config = load_config(arguments or [], "compare")
+    assert isinstance(config, CompareConfig)
+    from unmask.errors import Preempted
+    from unmask.study.run import run_study
 
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    try:
+        results = run_study(config, tell)
+    except Preempted as stop:
+        _fail(f"stopped: {stop}; go on with the same command", 3)
+    for line in results["unfinished"]:
+        tell(f"unfinished: {line}")
+    console.print(f"report  {Path(config.output_dir) / 'report.html'}", highlight=False)
+    if results["unfinished"]:
+        raise SystemExit(1)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run or study folder.")]) -> None:
+    """Write the HTML page of a run or a study again."""
+    from unmask.report import write_report
+    from unmask.study.plan import STUDY_FILE
+
+    if (run / STUDY_FILE).is_file():
+        from unmask.study.run import report_study
+
+        report_study(run)
+        console.print(str(run / "report.html"), highlight=False)
+        return
     console.print(str(write_report(run)), highlight=False)
 
 

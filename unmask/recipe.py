@@ -18,9 +18,8 @@ from pydantic import BaseModel, ValidationError
 
 from unmask.config import (
     COMMANDS,
+    AnyConfig,
     Section,
-    SFTConfig,
-    TrainConfig,
     describe,
     field_names,
     section_type,
@@ -57,12 +56,12 @@ def find_recipe(name: str) -> Path:
     )
 
 
-def load_config(arguments: Sequence[str], command: str | None = None) -> TrainConfig | SFTConfig:
+def load_config(arguments: Sequence[str], command: str | None = None) -> AnyConfig:
     """Validate `[RECIPE] [key=value …]` into one config.
 
     Args:
         arguments: an optional recipe, then dotted overrides.
-        command: the schema to use, "train" or "sft"; None takes the recipe's own.
+        command: the schema to use, such as "train"; None takes the recipe's own.
 
     Raises:
         ConfigError: one line that names the value, the rule and the remedy.

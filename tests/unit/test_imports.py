@@ -43,10 +43,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "evaluation": (*LIBRARY, *LOOP),
     "training": (*LIBRARY, *LOOP),
     "report": (*LIBRARY, *LOOP),
+    "study": (*LIBRARY, *LOOP, "report"),
+    "diagnosis": (*LIBRARY, *LOOP, "report"),
     "watch": (*LIBRARY, *LOOP),
-    "cli": (*LIBRARY, *LOOP, "report", *TOP),
-    "package": (*LIBRARY, *LOOP, "report", *TOP),
-    "__main__": (*LIBRARY, *LOOP, "report", *TOP),
+    "cli": (*LIBRARY, *LOOP, "report", "study", *TOP),
+    "package": (*LIBRARY, *LOOP, "report", "study", *TOP),
+    "__main__": (*LIBRARY, *LOOP, "report", "study", *TOP),
 }
 ONLY_TORCH = frozenset(MATHEMATICS)
 HEAVY = frozenset({"torch", "transformers", "accelerate", "datasets", "peft"})

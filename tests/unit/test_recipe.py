@@ -75,7 +75,7 @@ def test_a_recipe_for_another_command_is_refused() -> None:
 @pytest.mark.parametrize("command", ["fly", "[train]"])
 def test_an_unknown_command_is_refused(recipe: Path, command: str) -> None:
     message = refusal(recipe, f"command={command}", command=None)
-    assert message.endswith("in mine.yaml is unknown: choose train, sft")
+    assert message.endswith("in mine.yaml is unknown: choose train, sft, compare")
 
 
 @pytest.mark.parametrize(

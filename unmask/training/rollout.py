@@ -35,6 +35,7 @@ class Rollout:
         advantages: float32 [B].
         records: one row per completion for the run folder.
         num_tokens: completion tokens that were denoised.
+        num_forwards: sequences x denoising passes spent.
     """
 
     completions: Completions
@@ -45,6 +46,7 @@ class Rollout:
     advantages: Tensor
     records: list[dict[str, Any]]
     num_tokens: int
+    num_forwards: int = 0
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must hold to go on with the updates of this round."""
@@ -166,6 +168,7 @@ def collect(
         advantages,
         records,
         int((samples.step_map < sampler.steps).sum()),
+        samples.num_forwards,
     )
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from unmask.advantages import zero_std_fraction
 from unmask.config import TrainConfig
@@ -44,6 +46,7 @@ class Progress:
         update: finished updates of the current round.
         step: finished updates of the run, skipped ones included.
         completions: completions sampled for training.
+        forwards: sequences x model passes of rollouts and likelihoods, measuring left out.
         skipped: updates skipped for a non-finite loss or gradient.
         skipped_in_row: those since the last good one.
         evaluated: the last round after which the policy was measured; -1 = never.
@@ -56,6 +59,7 @@ class Progress:
     update: int = 0
     step: int = 0
     completions: int = 0
+    forwards: int = 0
     skipped: int = 0
     skipped_in_row: int = 0
     evaluated: int = -1
@@ -111,6 +115,8 @@ class Trainer:
         self._interruption = Interruption()
         self._pending: Round | None = None
         self._round_metrics: dict[str, float] = {}
+        self._forwards = 0
+        self._hooks: list[RemovableHandle] = []
         self.progress = Progress()
 
     def train(self) -> dict[str, Any]:
@@ -132,6 +138,8 @@ class Trainer:
                 self._save()
                 raise
             finally:
+                for hook in self._hooks:
+                    hook.remove()
                 self.run.close()
         return self._finish()
 
@@ -144,6 +152,11 @@ class Trainer:
         objective = config.objective
         needs_reference = objective.needs_reference or objective.rollout_estimator is not None
         self._reference = Reference(self.policy) if needs_reference else None
+        evaluated = [self.policy.denoiser, self._reference and self._reference.copy]
+        # After the copy, which would take a hook along.
+        self._hooks = [
+            module.register_forward_pre_hook(self._count_forwards) for module in evaluated if module
+        ]
         optimizer = build_optimizer(self.policy.denoiser, config.optimizer)
         num_steps = config.training.num_rollouts * config.training.num_iterations
         self._scheduler = build_scheduler(optimizer, config.optimizer, num_steps)
@@ -223,6 +236,7 @@ class Trainer:
         num_tokens = sum(gather_object([rollout.num_tokens]))
         seconds = time.monotonic() - began
         progress.completions += len(records)
+        self._forwards += rollout.num_forwards
         self._round_metrics = {
             **summarise_records(records, sum(zero_std) / len(zero_std)),
             "tokens_per_second": num_tokens / seconds,
@@ -237,6 +251,7 @@ class Trainer:
         metrics = self._updater.step(round_, progress.update)
         progress.update += 1
         progress.step += 1
+        self._sum_forwards()
         if metrics is None:
             progress.skipped += 1
             progress.skipped_in_row += 1
@@ -248,6 +263,7 @@ class Trainer:
             "rollout": round_.number + 1,
             "step": progress.step,
             "time": time.monotonic() - self._clock,
+            "forwards": progress.forwards,
             **self._round_metrics,
             **metrics,
             "skipped_updates": progress.skipped,
@@ -291,6 +307,7 @@ class Trainer:
                 "rollout": progress.rollout,
                 "step": progress.step,
                 "time": time.monotonic() - self._clock,
+                "forwards": progress.forwards,
                 **result,
             }
         )
@@ -309,6 +326,7 @@ class Trainer:
             "seconds": time.monotonic() - self._clock,
             "rollouts": progress.rollout,
             "completions": progress.completions,
+            "forwards": progress.forwards,
             "skipped_updates": progress.skipped,
             "peak_memory_bytes": peak_memory_bytes(),
             "config_hash": config_hash(self.config),
@@ -318,6 +336,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint; every rank takes part."""
+        self._sum_forwards()
         self.progress.seconds = time.monotonic() - self._clock
         weights, optimizer = checkpoint.gather_state(self._model, self._optimizer)
         tensors = {"policy": weights, "optimizer": optimizer}
@@ -351,6 +370,14 @@ class Trainer:
         if pending:
             device = self.run.accelerator.device
             self._pending = Round.from_state(self.progress.rollout, pending, device)
+
+    def _count_forwards(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._forwards += len(inputs[0])
+
+    def _sum_forwards(self) -> None:
+        """Add what every rank has counted since the last time."""
+        self.progress.forwards += sum(gather_object([self._forwards]))
+        self._forwards = 0
 
     def _stop_if_asked(self) -> None:
         """Raise Preempted on every rank if a signal has reached any."""
