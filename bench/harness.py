@@ -10,23 +10,31 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
+CPU = torch.device("cpu")
 
-def measure(work: Callable[[], None], repeats: int) -> dict[str, float]:
-    """Median seconds of `work` after one warm-up, and this process's peak memory in MiB.
 
-    Peak memory is counted from before the warm-up, so that imports and weights are left out.
+def measure(work: Callable[[], None], repeats: int, device: torch.device = CPU) -> dict[str, float]:
+    """Median seconds of `work` after one warm-up, and the peak memory that it takes in MiB.
+
+    Memory is counted from before the warm-up, so that imports and weights are left out: resident
+    memory on a CPU, torch's own count on a GPU.
     """
-    before = _peak()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    before = _used(device)
     work()
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
         work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - began)
-    return {"seconds": statistics.median(seconds), "peak_mib": _peak() - before}
+    return {"seconds": statistics.median(seconds), "peak_mib": _peak(device) - before}
 
 
 def report(result: dict[str, float]) -> None:
@@ -70,5 +78,13 @@ def compare(
     Console().print(table)
 
 
-def _peak() -> float:
+def _used(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / 2**20
+    return _peak(device)
+
+
+def _peak(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
