@@ -112,6 +112,38 @@ def sample(
 
 
 @app.command()
+def diagnose(
+    model: Annotated[str, typer.Argument(help="A folder, a packaged model's name or a hub id.")],
+    arguments: Arguments = None,
+    prompts: Annotated[int, typer.Option(help="Prompts to write completions for.")] = 4,
+    num_mc: Annotated[str, typer.Option(help="Numbers of draws.")] = "1,2,4,8,16,32",
+    repeats: Annotated[int, typer.Option(help="Independent estimates of a completion.")] = 8,
+    target_draws: Annotated[int, typer.Option(help="Draws of the target, per completion.")] = 1024,
+    share: Annotated[float, typer.Option(help="Of the spread: how small is enough.")] = 0.5,
+    estimators: Annotated[str, typer.Option(help="Names, with commas; empty: all.")] = "",
+) -> None:
+    """Measure bias and variance of likelihood estimators: unmask diagnose tiny-sudoku."""
+    config = _train_config([*(arguments or []), f"model.path={model}"])
+    from unmask.diagnosis.run import Settings, diagnose as measure, output_folder
+    from unmask.diagnosis.table import print_diagnosis
+    from unmask.report.diagnosis import write_diagnosis
+
+    settings = Settings.parse(
+        num_mc,
+        estimators,
+        prompts=prompts,
+        repeats=repeats,
+        target_draws=target_draws,
+        share=share,
+    )
+    with console.status("reading") as status:
+        result = measure(config, settings, on_stage=status.update)
+    print_diagnosis(result, console)
+    page = write_diagnosis(output_folder(config.output_dir), result)
+    console.print(f"page    {page}", highlight=False)
+
+
+@app.command()
 def compare(arguments: Arguments = None) -> None:
     """Run a study: several methods, tuned alike, over several seeds, on one budget."""
     config = load_config(arguments or [], "compare")

@@ -23,7 +23,7 @@ PARTS = ("models", "sampling", "tasks")
 SCHEMA = ("config", "recipe")
 LIBRARY = ("errors", *MATHEMATICS, *PARTS, "generation", *SCHEMA)
 LOOP = ("training", "evaluation")
-TOP = ("cli", "package", "watch")
+TOP = ("cli", "package", "watch", "diagnosis")
 
 # Room -> the other rooms that it may import. "package" is unmask/__init__.py itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {

@@ -52,11 +52,11 @@ def render(run: RunRecord) -> str:
     style = _joined(STYLES)
     script = f'(() => {{"use strict";\n{_joined(SCRIPTS)}}})();\n'
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
+        f"default-src 'none'; script-src '{csp_hash(script)}'; style-src '{csp_hash(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     title = html.escape(run.name.encode("utf-8", "replace").decode("utf-8"))
-    return Template(_asset("page.html")).substitute(
+    return Template(asset("page.html")).substitute(
         policy=policy, title=title, style=style, script=script, data=json_block(payload(run))
     )
 
@@ -85,13 +85,15 @@ def json_block(value: Any) -> str:
 
 
 def _joined(names: tuple[str, ...]) -> str:
-    return "\n".join(_asset(name) for name in names)
+    return "\n".join(asset(name) for name in names)
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of one of the files in `assets`."""
     return (files("unmask.report") / "assets" / name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
+def csp_hash(text: str) -> str:
+    """The source expression that lets a content security policy name a script or a style."""
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     return "sha256-" + base64.b64encode(digest).decode("ascii")
