@@ -172,7 +172,7 @@ def report(run: Annotated[Path, typer.Argument(help="A run or study folder.")]) 
     from unmask.study.plan import STUDY_FILE
 
     if (run / STUDY_FILE).is_file():
-        from unmask.study.run import report_study
+        from unmask.study.report import report_study
 
         report_study(run)
         console.print(str(run / "report.html"), highlight=False)

@@ -1,4 +1,4 @@
-"""Runs as processes of their own: resumed, failed, stopped. A small script stands in for training."""
+"""Runs as processes of their own: resumed, failed, stopped; a small script stands for training."""
 
 import json
 import os

@@ -10,6 +10,7 @@ import hashlib
 import html
 import json
 import os
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -22,7 +23,7 @@ from unmask.report.run_folder import RunRecord, read_run
 
 STYLES = ("theme.css", "layout.css", "charts.css", "completions.css")
 SCRIPTS = ("core.js", "headline.js", "scale.js", "chart.js", "board.js", "table.js", "viewer.js",
-           "main.js")  # fmt: skip
+           "provenance.js", "main.js")  # fmt: skip
 
 
 def write_report(run_folder: Path) -> Path:
@@ -49,15 +50,29 @@ def write_report(run_folder: Path) -> Path:
 
 def render(run: RunRecord) -> str:
     """Return the whole page of `run` as HTML."""
-    style = _joined(STYLES)
-    script = f'(() => {{"use strict";\n{_joined(SCRIPTS)}}})();\n'
+    return assemble(run.name, payload(run), STYLES, SCRIPTS)
+
+
+def assemble(
+    name: str, data: dict[str, Any], styles: Sequence[str], scripts: Sequence[str]
+) -> str:  # fmt: skip
+    """Return a page of its data, and of the assets that draw it, as HTML.
+
+    Args:
+        name: the title, any text.
+        data: JSON values.
+        styles: names of CSS files in `assets`.
+        scripts: names of scripts in `assets`, run in this order as one.
+    """
+    style = _joined(styles)
+    script = f'(() => {{"use strict";\n{_joined(scripts)}}})();\n'
     policy = (
         f"default-src 'none'; script-src '{csp_hash(script)}'; style-src '{csp_hash(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    title = html.escape(run.name.encode("utf-8", "replace").decode("utf-8"))
+    title = html.escape(name.encode("utf-8", "replace").decode("utf-8"))
     return Template(asset("page.html")).substitute(
-        policy=policy, title=title, style=style, script=script, data=json_block(payload(run))
+        policy=policy, title=title, style=style, script=script, data=json_block(data)
     )
 
 
@@ -84,7 +99,7 @@ def json_block(value: Any) -> str:
     return text
 
 
-def _joined(names: tuple[str, ...]) -> str:
+def _joined(names: Sequence[str]) -> str:
     return "\n".join(asset(name) for name in names)
 
 

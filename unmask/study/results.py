@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +62,7 @@ def collect(folder: Path) -> tuple[dict[str, Any], list[MethodRuns]]:
                 found = _read(run_folder(folder, name, value, seed), unfinished, name, value, seed)
             if found is not None:
                 runs[seed] = found
-        rows = {seed: _row(run, config.measure, folder) for seed, run in runs.items()}
+        rows = {str(seed): _row(run, config.measure, folder) for seed, run in runs.items()}
         quantities |= {row.pop("quantity") for row in rows.values()}
         methods[name] = {
             "value": value,
@@ -99,10 +98,10 @@ def _grid(
     tune = config.tune
     grid: list[dict[str, Any]] = []
     for value in tune.values if tune else []:
-        scores: dict[int, float | None] = {}
+        scores: dict[str, float | None] = {}
         for seed in tune.seeds if tune else []:
             run = _read(run_folder(folder, method, value, seed), unfinished, method, value, seed)
-            scores[seed] = None if run is None else _row(run, config.measure, folder)["after"]
+            scores[str(seed)] = None if run is None else _row(run, config.measure, folder)["after"]
         known = [score for score in scores.values() if score is not None]
         whole = len(known) == len(scores)
         grid.append({"value": value, "scores": scores, "mean": _mean(known) if whole else None})
@@ -146,10 +145,3 @@ def _summary(scores: Sequence[float | None]) -> dict[str, float] | None:
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-def write_results(folder: Path, results: dict[str, Any]) -> None:
-    """Replace results.json in one move."""
-    unfinished = folder / "results.json.tmp"
-    unfinished.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
-    unfinished.replace(folder / "results.json")

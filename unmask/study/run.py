@@ -9,7 +9,8 @@ from typing import Any
 from unmask.config import CompareConfig
 from unmask.recipe import to_yaml
 from unmask.study.plan import STUDY_FILE, make_plan
-from unmask.study.results import chosen_value, collect, write_results
+from unmask.study.report import report_study
+from unmask.study.results import chosen_value
 from unmask.study.runner import run_all
 from unmask.training.interrupt import Interruption
 
@@ -46,14 +47,3 @@ def run_study(config: CompareConfig, tell: Callable[[str], None]) -> dict[str, A
         tell(f"reported: {len(runs)} runs")
         run_all(runs, config.processes, interruption, tell)
     return report_study(folder)
-
-
-def report_study(folder: Path) -> dict[str, Any]:
-    """Write what a study has found so far into its folder.
-
-    Returns:
-        The content of results.json.
-    """
-    results, _ = collect(folder)
-    write_results(folder, results)
-    return results

@@ -1,5 +1,5 @@
 // The board holds what all charts share: horizontal axis, smoothing and the crosshair.
-const AXIS_NAMES = { rollout: "rollout", step: "update", time: "time" };
+const AXIS_NAMES = data.axis_names ?? { rollout: "rollout", step: "update", time: "time" };
 
 class Board {
   constructor(panels, axes) {

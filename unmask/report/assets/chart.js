@@ -253,4 +253,4 @@ class Chart {
   }
 }
 
-const colour = (index) => `series-${(index % 8) + 1}`;
+const colour = (index) => `series-${(index % 10) + 1}`;
