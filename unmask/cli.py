@@ -20,7 +20,8 @@ from rich.table import Table
 
 from unmask.config import COMMANDS, CompareConfig, SFTConfig, TrainConfig
 from unmask.models.paths import find_local_model
-from unmask.recipe import load_config, schema_rows, split_arguments, to_yaml
+from unmask.provenance import annotated_yaml
+from unmask.recipe import load_config, schema_rows, split_arguments
 from unmask.tasks import TASKS, get_task
 
 app = typer.Typer(
@@ -196,9 +197,9 @@ def show_config(
     arguments: Arguments = None,
     schema: Annotated[bool, typer.Option("--schema", help="Every field with its doc.")] = False,
 ) -> None:
-    """Print the resolved config of a recipe; it is a recipe itself."""
+    """Print the resolved config and where each value came from; it is a recipe itself."""
     if not schema:
-        sys.stdout.write(to_yaml(load_config(arguments or [])))
+        sys.stdout.write(annotated_yaml(arguments or []))
         return
     recipe, _ = split_arguments(arguments or [])
     kinds = [load_config(arguments or []).command] if recipe else list(COMMANDS)

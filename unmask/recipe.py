@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
@@ -29,6 +29,7 @@ from unmask.objectives import OBJECTIVES, Objective
 
 PACKAGE = Path(__file__).parent
 DEFAULT_RECIPE = "sudoku-tiny"
+METHOD_SECTIONS = ("objective", "estimator", "advantage")
 BY_NAME: dict[str, Mapping[str, type]] = {"objective": OBJECTIVES, "estimator": ESTIMATORS}
 
 ConfigT = TypeVar("ConfigT", bound=Section)
@@ -66,10 +67,8 @@ def load_config(arguments: Sequence[str], command: str | None = None) -> AnyConf
     Raises:
         ConfigError: one line that names the value, the rule and the remedy.
     """
-    recipe, overrides = split_arguments(arguments)
-    overrides = [re.sub(r"^resume=", "checkpoint.resume=", item) for item in overrides]
-    path = find_recipe(recipe or (DEFAULT_RECIPE if command != "sft" else "sudoku-tiny-base"))
-    raw = _merge(_load(path), overrides, path.name)
+    path, content, overrides = read_layers(arguments, command)
+    raw = _merge(content, overrides, path.name)
     kind = raw.get("command", "train")
     if command is not None and kind != command:
         raise ConfigError(
@@ -84,6 +83,38 @@ def load_config(arguments: Sequence[str], command: str | None = None) -> AnyConf
     config = validate(COMMANDS[kind], raw)
     config.output_dir = config.output_dir.replace("{recipe}", path.stem)
     return config
+
+
+def read_layers(
+    arguments: Sequence[str], command: str | None = None
+) -> tuple[Path, Any, list[str]]:
+    """What a config is made of: the recipe's file, its content, and the overrides.
+
+    The content leaves out what belongs to another method than the overrides name.
+    """
+    recipe, overrides = split_arguments(arguments)
+    overrides = [re.sub(r"^resume=", "checkpoint.resume=", item) for item in overrides]
+    path = find_recipe(recipe or (DEFAULT_RECIPE if command != "sft" else "sudoku-tiny-base"))
+    content = _load(path)
+    if OmegaConf.is_dict(content):
+        for section in replaced_sections(content, parse_overrides(overrides)):
+            content.pop(section, None)
+    return path, content, overrides
+
+
+def replaced_sections(base: Mapping[str, Any], over: Mapping[str, Any]) -> list[str]:
+    """Sections of `base` that belong to another method than `over` names.
+
+    Another objective brings its own estimator and advantage.
+    """
+
+    def renamed(section: str) -> bool:
+        below, above = base.get(section), over.get(section)
+        if not isinstance(below, Mapping | DictConfig) or not isinstance(above, Mapping):
+            return False
+        return above.get("name", below.get("name")) != below.get("name")
+
+    return [name for name in METHOD_SECTIONS if renamed("objective") or renamed(name)]
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -20,7 +20,7 @@ MATHEMATICS = (
     "objectives",
 )
 PARTS = ("models", "sampling", "tasks")
-SCHEMA = ("config", "recipe")
+SCHEMA = ("config", "recipe", "provenance")
 LIBRARY = ("errors", *MATHEMATICS, *PARTS, "generation", *SCHEMA)
 LOOP = ("training", "evaluation")
 TOP = ("cli", "package", "watch", "diagnosis")
@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "generation": ("errors", *MATHEMATICS, *PARTS),
     "config": ("errors", *MATHEMATICS, *PARTS),
     "recipe": ("errors", *MATHEMATICS, *PARTS, "config"),
+    "provenance": ("errors", "config", "recipe"),
     "evaluation": (*LIBRARY, *LOOP),
     "training": (*LIBRARY, *LOOP),
     "report": (*LIBRARY, *LOOP),

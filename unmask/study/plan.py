@@ -11,12 +11,10 @@ from typing import Any
 
 from unmask.config import CompareConfig, TrainConfig
 from unmask.models.paths import find_local_model
-from unmask.recipe import ConfigError, config_hash, load_config, validate
+from unmask.recipe import ConfigError, config_hash, load_config, replaced_sections, validate
 from unmask.tasks import get_task
 
 STUDY_FILE = "study.yaml"
-# What another objective's paper decides.
-METHOD_SECTIONS = ("objective", "estimator", "advantage")
 
 
 @dataclass(frozen=True)
@@ -178,8 +176,8 @@ def _run(
 ) -> StudyRun:
     raw = dict(base)
     settings = expanded(config.methods[method])
-    if _renamed(raw.get("objective", {}), settings.get("objective", {})):
-        raw = {name: section for name, section in raw.items() if name not in METHOD_SECTIONS}
+    for section in replaced_sections(raw, settings):
+        del raw[section]
     layers = [expanded(config.overrides), settings]
     if config.tune is not None:
         layers.append(expanded({config.tune.key: value}))
