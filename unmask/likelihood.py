@@ -32,6 +32,23 @@ def sequence_estimate(logp: Tensor, weight: Tensor, views_per_draw: int = 1) -> 
     return draw_estimates(logp, weight, views_per_draw).mean(1)
 
 
+def estimate_variance(logp: Tensor, weight: Tensor, views_per_draw: int = 1) -> Tensor:
+    """Variance of `sequence_estimate` over draws, `sample variance of the J draws / J`: float [B].
+
+    Unbiased where the draws are independent. Draws that are spread on purpose (stratified, at the
+    nodes of a quadrature) differ more among each other than their mean does from its expectation,
+    so that the value is too high for them. NaN for a single draw.
+
+    Args:
+        logp: float [B, M, L], only read where `weight > 0`.
+        weight: float [B, M, L].
+        views_per_draw: M / J.
+    """
+    draws = draw_estimates(logp, weight, views_per_draw)
+    variance: Tensor = draws.var(1) / draws.shape[1]
+    return variance
+
+
 def token_estimates(logp: Tensor, weight: Tensor, views_per_draw: int = 1) -> Tensor:
     """Each token's share of a draw: `sum over the draw's views of weight * logp`, float [B, J, L].
 

@@ -59,7 +59,10 @@ def test_two_processes_make_the_updates_of_one(runs):
     one, two = runs
     assert len(rows(one)) == len(rows(two)) == 6
     for first, second in zip(rows(one), rows(two), strict=True):
-        for name in ("loss", "grad_norm", "reward", "kl", "ratio", "elbo", "frac_zero_std"):
+        for name in (
+            "loss", "grad_norm", "reward", "kl", "ratio", "elbo", "frac_zero_std",
+            "effective_sample_size", "log_ratio_q0", "log_ratio_q25", "log_ratio_q100",
+        ):  # fmt: skip
             assert second[name] == pytest.approx(first[name], rel=1e-4, abs=1e-6), name
     weights, others = (load_file(run / "model" / "model.safetensors") for run in runs)
     for name, value in weights.items():

@@ -143,6 +143,8 @@ def test_metrics_and_their_reductions():
         "ratio": ("mean", float64([1.5, 0.5])),
         "ratio_min": ("min", float64([1.5, 0.5])),
         "ratio_max": ("max", float64([1.5, 0.5])),
+        "log_ratio": ("quantiles", float64([1.5, 0.5]).log()),
+        "effective_sample_size": ("effective_sample_size", float64([1.5, 0.5]).log()),
         "clip_fraction": ("mean", float64([1, 0]) + float64([0, 1])),
         "kl": ("mean", float64([0.36, 0.09]) / 6),
     }

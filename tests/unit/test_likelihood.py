@@ -15,7 +15,7 @@ from table_model import (
     order_log_likelihoods,
 )
 
-from unmask.likelihood import draw_estimates, sequence_estimate
+from unmask.likelihood import draw_estimates, estimate_variance, sequence_estimate
 from unmask.maskings import Maskings
 from unmask.models.denoiser import Denoiser
 from unmask.models.settings import TinyArchitecture
@@ -47,6 +47,15 @@ def test_an_estimate_sums_views_and_tokens_and_averages_draws():
     assert sequence_estimate(logp, weight).tolist() == [-41 / 4]
     assert sequence_estimate(logp, weight, 2).tolist() == [-41 / 2]
     assert sequence_estimate(logp, weight, 4).tolist() == [-41]
+
+
+def test_the_variance_of_an_estimate_is_that_of_its_draws_over_their_number():
+    # Two draws of two views: -1 - 2 = -3 and -4 - 3 = -7. Sample variance 8, of the mean 4.
+    logp = torch.tensor([[[-0.5], [-2.0], [-4.0], [-1.0]]], dtype=torch.float64)
+    weight = torch.tensor([[[2.0], [1.0], [1.0], [3.0]]], dtype=torch.float64)
+    assert estimate_variance(logp, weight, views_per_draw=2).tolist() == [4.0]
+    # The same numbers as four draws: -1, -2, -4, -3 with sample variance 5 / 3.
+    assert estimate_variance(logp, weight).tolist() == pytest.approx([5 / 12])
 
 
 def test_what_is_not_scored_enters_neither_value_nor_gradient():

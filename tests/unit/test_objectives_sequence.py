@@ -284,9 +284,16 @@ def test_the_loss_is_divided_by_the_sequences_of_the_whole_step():
 def test_metrics_tell_how_far_the_policy_has_moved():
     inputs = sequence_case(D)
     metrics = BGPO()(inputs).metrics
-    assert_close(metrics["log_ratio"].values, [0.05, 0.05])
-    assert_close(metrics["log_ratio_max"].values.max(), 0.3)
-    assert_close(metrics["log_ratio_min"].values.min(), -0.2)
+    assert_close(metrics["log_ratio"].values.mean(1), [0.05, 0.05])
+    assert_close(metrics["log_ratio"].values.max(), 0.3)
+    assert_close(metrics["log_ratio"].values.min(), -0.2)
+    assert_close(metrics["ratio_max"].values.max(), math.exp(0.3))
+    for name in ("log_ratio", "effective_sample_size"):
+        assert metrics[name].reduction == name.replace("log_ratio", "quantiles")
+        assert not metrics[name].values.requires_grad
+    # Per completion where the ratio is one of the mean draw.
+    assert_close(VRPOOnline()(inputs).metrics["log_ratio"].values, [0.05, 0.05])
+    assert_close(GDPO()(inputs).metrics["log_ratio"].values, [0.05, 0.05])
     elbo = draw_estimates(inputs.logp, WEIGHT).mean(1) / 3
     for objective in (BGPO(), VRPOOnline(), GDPO(), GDSD(beta=0.0)):
         assert_close(objective(inputs).metrics["elbo"].values, elbo.detach())

@@ -67,6 +67,8 @@ def test_diffu_grpo_counts_the_tokens_of_the_whole_step():
 def test_diffu_grpo_metrics():
     metrics = DiffuGRPO(epsilon=0.2)(case()).metrics
     assert_close(metrics["ratio"].values, [1.5, 0.5, 1.1, 0.5, 1.5, 0.9])
+    assert_close(metrics["log_ratio"].values.exp(), [1.5, 0.5, 1.1, 0.5, 1.5, 0.9])
+    assert metrics["effective_sample_size"].values.shape == (6,)
     assert metrics["ratio_min"].reduction == "min"
     assert metrics["ratio_max"].reduction == "max"
     assert_close(metrics["clip_fraction"].values, [1, 0, 0, 1, 0, 0])

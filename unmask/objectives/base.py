@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from unmask.estimators import Estimator
 
-Reduction = Literal["mean", "sum", "min", "max"]
+Reduction = Literal["mean", "sum", "min", "max", "quantiles", "effective_sample_size"]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ class Metric:
 
     Attributes:
         values: any shape; one entry per sequence, token or batch.
-        reduction: "mean", "sum", "min" or "max" over all entries of the optimizer step.
+        reduction: "mean", "sum", "min" or "max" over all entries of the optimizer step; "quantiles"
+            of them; or their "effective_sample_size", the entries being logarithms of weights.
     """
 
     values: Tensor

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from unmask.likelihood import draw_estimates
 from unmask.objectives.base import Metric, Objective, ObjectiveInputs, ObjectiveOutput
+from unmask.objectives.ratio import ratio_metrics
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,11 @@ class BGPO(Objective):
         values = ratio * advantages
         metrics = {
             "elbo": Metric(estimates.detach().mean(1) / canvas),
-            "log_ratio": Metric(difference.detach().mean(1)),
-            "log_ratio_min": Metric(difference.detach(), "min"),
-            "log_ratio_max": Metric(difference.detach(), "max"),
         }
+        clipped = None
         if self.epsilon is not None:
             bounded = ratio.clamp(1 - self.epsilon, 1 + self.epsilon) * advantages
-            metrics["clip_fraction"] = Metric((bounded < values).double())
+            clipped = bounded < values
             values = values.minimum(bounded)
         loss = -values.mean(1).sum() / inputs.totals.sequences
-        return ObjectiveOutput(loss, metrics)
+        return ObjectiveOutput(loss, metrics | ratio_metrics(difference, clipped))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from unmask.estimators import ELBO, CoupledTime
 from unmask.likelihood import draw_estimates, sequence_estimate
 from unmask.objectives.base import Metric, Objective, ObjectiveInputs, ObjectiveOutput
+from unmask.objectives.ratio import ratio_metrics
 
 if TYPE_CHECKING:
     from unmask.estimators import Estimator
@@ -79,8 +80,7 @@ class GDSD(Objective):
         loss = (residual.square().sum(1) * inputs.rewarded).sum() / sequences
         metrics = {
             "elbo": Metric(sequence_estimate(inputs.logp.detach(), inputs.weight, views) / canvas),
-            "log_ratio": Metric(difference.detach()),
-            "clip_fraction": Metric(((difference < low) | (difference > high)).double()),
+            **ratio_metrics(difference, (difference < low) | (difference > high)),
         }
         if self.beta > 0:
             away = pairs - draw_estimates(inputs.reference(), worth, views).detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from unmask.objectives.base import ObjectiveInputs
@@ -28,7 +29,7 @@ def token_surrogate(
         epsilon_high=epsilon_high,
         divergence=divergence,
     )
-    return Surrogate(step.values * inputs.scored, step.ratio, step.dropped)
+    return replace(step, values=step.values * inputs.scored)
 
 
 def token_kl(inputs: ObjectiveInputs, other: Tensor) -> Tensor:

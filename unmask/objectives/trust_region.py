@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unmask.objectives.base import Metric
+from unmask.objectives.ratio import ratio_metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,28 +69,23 @@ class Surrogate:
 
     Attributes:
         values: float, of the shape of the log-probabilities, with a graph.
-        ratio: the same shape, detached, neither clipped nor truncated.
+        log_ratio: the same shape, detached, neither clipped nor truncated.
         dropped: bool, True where no gradient flows because the policy has moved far enough.
     """
 
     values: Tensor
-    ratio: Tensor
+    log_ratio: Tensor
     dropped: Tensor
 
     def metrics(self, keep: Tensor | None = None) -> dict[str, Metric]:
-        """The ratio's mean, least and greatest value and the fraction that is clipped.
+        """See `unmask.objectives.ratio.ratio_metrics`.
 
         Args:
             keep: bool, the entries that count; None = all.
         """
-        ratio = self.ratio if keep is None else self.ratio[keep]
-        dropped = self.dropped if keep is None else self.dropped[keep]
-        return {
-            "ratio": Metric(ratio),
-            "ratio_min": Metric(ratio, "min"),
-            "ratio_max": Metric(ratio, "max"),
-            "clip_fraction": Metric(dropped.double()),
-        }
+        if keep is None:
+            return ratio_metrics(self.log_ratio, self.dropped)
+        return ratio_metrics(self.log_ratio[keep], self.dropped[keep])
 
 
 def surrogate(
@@ -119,10 +115,10 @@ def surrogate(
         dropped = divergence.drops(logp, old_logp, advantages)
         factor = ratio.clamp(max=divergence.max_ratio) * ~dropped
         values = factor * advantages * (1 + log_ratio - log_ratio.detach())
-        return Surrogate(values, ratio, dropped)
+        return Surrogate(values, log_ratio.detach(), dropped)
     low, high = 1 - epsilon, 1 + (epsilon if epsilon_high is None else epsilon_high)
     dropped = ((ratio > high) & (advantages > 0)) | ((ratio < low) & (advantages < 0))
     # A ratio that overflows where nothing flows must not turn the gradient into 0 * inf.
     moving = log_ratio.masked_fill(dropped | (advantages == 0), 0.0).exp()
     values = moving.where(~dropped, ratio.clamp(low, high)) * advantages
-    return Surrogate(values, ratio, dropped)
+    return Surrogate(values, log_ratio.detach(), dropped)

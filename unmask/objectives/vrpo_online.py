@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from unmask.likelihood import sequence_estimate
 from unmask.objectives.base import Metric, Objective, ObjectiveInputs, ObjectiveOutput
+from unmask.objectives.ratio import ratio_metrics
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,5 @@ class VRPOOnline(Objective):
         # A ratio that overflows at A = 0 must not become 0 * inf.
         ratio = difference.masked_fill(inputs.advantages == 0, 0.0).exp()
         loss = -(ratio * inputs.advantages).sum() / inputs.totals.sequences
-        metrics = {
-            "elbo": Metric(elbo.detach() / canvas),
-            "log_ratio": Metric(difference.detach()),
-            "log_ratio_min": Metric(difference.detach(), "min"),
-            "log_ratio_max": Metric(difference.detach(), "max"),
-        }
+        metrics = {"elbo": Metric(elbo.detach() / canvas), **ratio_metrics(difference)}
         return ObjectiveOutput(loss, metrics)

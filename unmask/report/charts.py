@@ -69,6 +69,31 @@ TRAINING_CHARTS = (
         reference=1.0,
     ),
     ChartSpec(
+        "Log-ratio",
+        "quantiles over completions, draws or tokens, as the objective's ratio is",
+        {
+            "largest": "log_ratio_q100",
+            "95 %": "log_ratio_q95",
+            "75 %": "log_ratio_q75",
+            "median": "log_ratio_q50",
+            "25 %": "log_ratio_q25",
+            "5 %": "log_ratio_q5",
+            "smallest": "log_ratio_q0",
+        },
+        reference=0.0,
+    ),
+    ChartSpec(
+        "Effective sample size",
+        "share of the ratios that weigh in; 100 %: all weigh the same",
+        {"share": "effective_sample_size"},
+        format="percent",
+    ),
+    ChartSpec(
+        "Estimate variance",
+        "of a completion's likelihood estimate over its draws, nats squared",
+        {"variance": "estimate_variance"},
+    ),
+    ChartSpec(
         "Clip fraction",
         "share of ratios outside the clipping range",
         {"clip fraction": "clip_fraction"},

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from unmask.config import TrainConfig
 from unmask.estimators import ESTIMATORS, DrawContext, Estimator
-from unmask.likelihood import sequence_estimate
+from unmask.likelihood import estimate_variance, sequence_estimate
 from unmask.maskings import Maskings, derive_seed
 from unmask.models.policy import Policy
 from unmask.models.reference import Reference
-from unmask.objectives.base import ObjectiveInputs, Totals
+from unmask.objectives.base import Metric, ObjectiveInputs, Totals
 from unmask.training.metrics import reduce_metrics
 from unmask.training.policy_gradient import Engine, evaluate_logprobs, streamed_backward
 from unmask.training.rollout import Rollout
@@ -135,7 +135,7 @@ class Updater:
         maskings = self._maskings(rollout, round_.number, index)
         inputs = self._inputs(round_, index, maskings)
         self._optimizer.zero_grad()
-        output, _ = streamed_backward(
+        output, logp = streamed_backward(
             self._model,
             rollout.completions,
             maskings,
@@ -152,7 +152,12 @@ class Updater:
         )
         total = self._accelerator.reduce(output.loss.detach().clone(), reduction="sum")
         loss = float(total)
-        metrics = reduce_metrics(output.metrics, self._accelerator)
+        reported = dict(output.metrics)
+        # An estimator without num_mc has one draw, or views that are no draws.
+        if (getattr(config.estimator, "num_mc", None) or 1) > 1:
+            spread = estimate_variance(logp, maskings.weight, maskings.views_per_draw)
+            reported["estimate_variance"] = Metric(spread)
+        metrics = reduce_metrics(reported, self._accelerator)
         metrics["loss"], metrics["grad_norm"] = loss, grad_norm
         metrics["learning_rate"] = float(self._scheduler.get_last_lr()[0])
         if not torch.tensor([loss, grad_norm]).isfinite().all():
