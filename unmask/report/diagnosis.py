@@ -34,6 +34,7 @@ $table
 
 STYLE = """
 main { max-width: 1320px; margin: 0 auto; padding: 24px 16px; font-family: var(--sans); }
+main p { margin: 10px 0; }
 .advice { font-weight: 600; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr));
   gap: 16px; }
@@ -142,8 +143,9 @@ def _figure(
 
 
 def _svg(lines: dict[str, Points], xlabel: str, limit: float | None) -> str:
-    """A chart with two logarithmic axes; a value of 0 has no place on one and is left out."""
-    shown = {name: [(x, y) for x, y in points if y > 0] for name, points in lines.items()}
+    """A chart with two logarithmic axes; 0, and what rounding makes of it, has no place on one."""
+    floor = 1e-5 * max(y for points in lines.values() for _, y in points)
+    shown = {name: [(x, y) for x, y in points if y > floor] for name, points in lines.items()}
     everything = [point for points in shown.values() for point in points]
     if not everything:
         return f'<svg viewBox="0 0 {WIDTH} 30"><text x="0" y="20">nothing above 0</text></svg>'
