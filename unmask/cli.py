@@ -146,7 +146,7 @@ def diagnose(
 
 @app.command()
 def compare(arguments: Arguments = None) -> None:
-    """Run a study: several methods, tuned alike, over several seeds, on one budget."""
+    """Compare methods, tuned alike, over seeds, on one budget; without a recipe, study-sudoku."""
     config = load_config(arguments or [], "compare")
     assert isinstance(config, CompareConfig)
     from unmask.errors import Preempted

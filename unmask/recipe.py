@@ -29,6 +29,7 @@ from unmask.objectives import OBJECTIVES, Objective
 
 PACKAGE = Path(__file__).parent
 DEFAULT_RECIPE = "sudoku-tiny"
+DEFAULT_RECIPES = {"sft": "sudoku-tiny-base", "compare": "study-sudoku"}
 METHOD_SECTIONS = ("objective", "estimator", "advantage")
 BY_NAME: dict[str, Mapping[str, type]] = {"objective": OBJECTIVES, "estimator": ESTIMATORS}
 
@@ -94,7 +95,7 @@ def read_layers(
     """
     recipe, overrides = split_arguments(arguments)
     overrides = [re.sub(r"^resume=", "checkpoint.resume=", item) for item in overrides]
-    path = find_recipe(recipe or (DEFAULT_RECIPE if command != "sft" else "sudoku-tiny-base"))
+    path = find_recipe(recipe or DEFAULT_RECIPES.get(command or "train", DEFAULT_RECIPE))
     content = _load(path)
     if OmegaConf.is_dict(content):
         for section in replaced_sections(content, parse_overrides(overrides)):
