@@ -350,6 +350,11 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _check_group(self) -> TrainConfig:
+        if self.objective.offline and self.training.num_generations != 2:
+            raise ValueError(
+                f"training.num_generations={self.training.num_generations}: this objective learns "
+                "from pairs; set it to 2"
+            )
         if self.training.num_generations < 2:
             raise ValueError(
                 f"training.num_generations={self.training.num_generations} with "

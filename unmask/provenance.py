@@ -40,8 +40,7 @@ def annotated_yaml(arguments: Sequence[str]) -> str:
 
 
 def _plain(content: Any) -> Mapping[str, Any]:
-    plain = OmegaConf.to_container(content)
-    assert isinstance(plain, dict)
+    plain: Any = OmegaConf.to_container(content)
     return plain
 
 

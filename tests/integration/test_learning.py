@@ -89,3 +89,49 @@ def test_model_is_loadable_by_transformers_alone(tiny_model, tmp_path):
         theirs = network(input_ids=ids).logits
         ours = trainer.policy.denoiser.causal_lm(input_ids=ids).logits
     assert torch.allclose(theirs, ours, atol=1e-6)
+
+
+def test_astar_po_learns_from_the_references_values(tiny_model, tmp_path):
+    _, rows = trained(
+        tmp_path / "run",
+        tiny_model,
+        ["1..2", "3..4"],
+        objective=unmask.objectives.AStarPO(beta=0.1, num_values=2),
+        estimator={"name": "elbo", "num_mc": 2, "stratified": False},
+    )
+    assert rows[-1]["reward"] > rows[0]["reward"] + 0.3
+    assert rows[0]["log_ref_ratio"] == pytest.approx(0.0, abs=1e-6)
+    # V* is that of the reference, which does not learn.
+    assert abs(rows[-1]["value"] - rows[0]["value"]) < 0.2
+
+
+def test_vrpo_learns_preferences_of_a_data_set(tiny_model, tmp_path):
+    rows = [
+        {
+            "prompt": f"{digit}..2",
+            "chosen": [{"role": "assistant", "content": "1" * 8}],
+            "rejected": [{"role": "assistant", "content": "2" * length}],
+        }
+        for digit, length in ((1, 8), (3, 3), (4, 8))
+    ]
+    rows.append({**rows[0], "rejected": [{"role": "assistant", "content": "1" * 99}]})
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trainer = unmask.Trainer(
+        model=str(tiny_model),
+        objective=unmask.objectives.VRPO(),
+        task={"dataset": str(data)},
+        output_dir=str(tmp_path / "run"),
+        **{
+            **SETTINGS,
+            "training": {"num_rollouts": 20, "prompts_per_rollout": 3, "precision": "fp32"},
+        },
+    )
+    trainer.train()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    updates = [row for row in map(json.loads, lines) if row["kind"] == "update"]
+    assert updates[0]["margin"] == pytest.approx(0.0, abs=1e-6)
+    assert updates[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert updates[-1]["loss"] < 0.3
+    assert updates[-1]["preferred"] == 1.0
+    assert trainer.progress.completions == 20 * 6

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from unmask import objectives
-from unmask.config import AdvantageConfig, TrainConfig
+from unmask.config import AdvantageConfig, TrainConfig, TrainingConfig
 from unmask.estimators import (
     ELBO,
     ESTIMATORS,
@@ -32,7 +32,9 @@ from unmask.objectives import (
     GDSD,
     OBJECTIVES,
     SPG,
+    VRPO,
     WD1,
+    AStarPO,
     CoupledGRPO,
     DiffuGRPO,
     Divergence,
@@ -51,10 +53,11 @@ def make_estimator(settings):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_papers_estimator_and_advantage_exist_and_fit(name):
     objective = OBJECTIVES[name]()
-    assert set(objective.paper) == {"estimator", "advantage"}
+    assert {"estimator"} <= set(objective.paper) <= {"estimator", "advantage", "training"}
     estimator = make_estimator(objective.paper["estimator"])
     objective.check(estimator)
-    AdvantageConfig(**objective.paper["advantage"])
+    AdvantageConfig(**objective.paper.get("advantage", {}))
+    TrainingConfig(**objective.paper.get("training", {}))
     if objective.rollout_estimator is not None:
         make_estimator(objective.rollout_estimator)
 
@@ -64,7 +67,7 @@ def test_choosing_an_objective_in_a_recipe_brings_its_paper_along(name):
     config = validate(TrainConfig, {"objective": {"name": name}})
     assert config.objective == OBJECTIVES[name]()
     assert config.estimator == make_estimator(config.objective.paper["estimator"])
-    given = config.objective.paper["advantage"]
+    given = config.objective.paper.get("advantage", {})
     assert {key: getattr(config.advantage, key) for key in given} == given
 
 
@@ -89,7 +92,7 @@ def test_every_objective_can_be_imported_by_its_class_name():
     for kind in OBJECTIVES.values():
         assert getattr(objectives, kind.__name__) is kind
         assert kind.__name__ in objectives.__all__
-    assert len(set(OBJECTIVES.values())) == len(OBJECTIVES) == 14
+    assert len(set(OBJECTIVES.values())) == len(OBJECTIVES) == 16
 
 
 def test_objectives_and_estimators_are_loaded_without_torch():
@@ -111,16 +114,20 @@ def test_every_setting_has_a_default_and_a_doc(name):
 
 
 def test_what_needs_the_draws_of_a_sequence_together_says_so():
-    inseparable = {ESPO, SPG, GDPO, VRPOOnline}
+    inseparable = {ESPO, SPG, GDPO, VRPOOnline, AStarPO, VRPO}
     assert {kind for kind in OBJECTIVES.values() if not kind.separable} == inseparable
 
 
 def test_what_the_trainer_must_provide_is_declared():
-    assert {kind for kind in OBJECTIVES.values() if not kind.needs_old} == {WD1, SPG, DMPO}
+    unaware = {kind for kind in OBJECTIVES.values() if not kind.needs_old}
+    assert unaware == {WD1, SPG, DMPO, AStarPO, VRPO}
     needing = {kind for kind in OBJECTIVES.values() if kind().needs_reference}
-    assert needing == {ESPO, DiffuGRPO, CoupledGRPO, UniGRPO, GDSD}
+    assert needing == {ESPO, DiffuGRPO, CoupledGRPO, UniGRPO, GDSD, AStarPO, VRPO}
     assert {kind for kind in OBJECTIVES.values() if kind.sampling_logprobs} == {AGRPO}
     assert {kind for kind in OBJECTIVES.values() if kind.rollout_estimator} == {DMPO}
+    assert {kind for kind in OBJECTIVES.values() if kind().value_samples} == {AStarPO}
+    assert {kind for kind in OBJECTIVES.values() if kind.offline} == {VRPO}
+    assert {kind for kind in OBJECTIVES.values() if kind.pairwise} == {VRPO}
 
 
 FITTING = [
@@ -134,6 +141,8 @@ FITTING = [
     (GDSD(), CoupledTime(full_view=False)),
     (ESPO(), TimeUniform()),
     (BGPO(), OneStep()),
+    (AStarPO(), ELBO(num_mc=4, stratified=False)),
+    (VRPO(), OneStep()),
 ]
 UNFIT = [
     (SPG(), Block(num_mc=1), "set estimator.num_mc=2 or objective.variant=elbo"),
@@ -143,6 +152,13 @@ UNFIT = [
     (JustGRPO(), Trajectory(), "set estimator.name=left_to_right"),
     (GDSD(), ELBO(coupled=False), "set estimator.coupled=true"),
     (GDSD(), Quadrature(), "set estimator.name=elbo"),
+    (AStarPO(), ELBO(num_mc=2), "set estimator.stratified=false"),
+    (AStarPO(), TimeUniform(num_mc=3), "an even estimator.num_mc"),
+    (AStarPO(), OneStep(), "an even estimator.num_mc"),
+    (AStarPO(), Trajectory(num_mc=None, stratified=False), "an even estimator.num_mc"),
+    (AStarPO(), Quadrature(num_mc=2), "set estimator.name=elbo"),
+    (VRPO(), Trajectory(), "there is no step_map"),
+    (VRPO(), LeftToRight(), "there is no step_map"),
 ]
 
 
@@ -179,6 +195,10 @@ def test_an_estimator_that_does_not_fit_is_refused_with_a_remedy(objective, esti
         (GDSD, {"variant": "x"}, "variant='x' is unknown: choose gdsd or gdsd_tlc"),
         (GDSD, {"epsilon": 1.0}, "epsilon=1.0 is out of range"),
         (GDSD, {"psi": -1.0}, "psi=-1.0 is negative"),
+        (AStarPO, {"beta": 0.0}, "beta=0.0 is too small: it must be above 0"),
+        (AStarPO, {"value_beta": 0.0}, "value_beta=0.0 is too small"),
+        (AStarPO, {"num_values": 0}, "num_values=0 is too small"),
+        (VRPO, {"beta": 0.0}, "beta=0.0 is too small: it must be above 0"),
         (Quadrature, {"num_mc": 0}, "num_mc=0 is too small"),
         (CoupledTime, {"num_mc": 0}, "num_mc=0 is too small"),
         (CoupledTime, {"t_min": 0.0}, "t_min=0.0, t_max=0.8 are no range"),

@@ -74,6 +74,10 @@ class Policy:
         """Token ids of a completion, without special tokens."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
+    def fill_canvas(self, ids: Sequence[int], canvas: int) -> list[int]:
+        """Token ids of a completion, filled up with EOS to `canvas` tokens."""
+        return [*ids, *[self.family.eos_ids[0]] * (canvas - len(ids))]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a completion up to its first EOS, without special tokens."""
         kept = []

@@ -1,6 +1,7 @@
 """Objectives by name: one paper, one file."""
 
 from unmask.objectives.agrpo import AGRPO
+from unmask.objectives.astar_po import AStarPO
 from unmask.objectives.base import (
     Metric,
     Objective,
@@ -20,6 +21,7 @@ from unmask.objectives.spg import SPG
 from unmask.objectives.tracerl import TraceRL
 from unmask.objectives.trust_region import Divergence
 from unmask.objectives.unigrpo import UniGRPO
+from unmask.objectives.vrpo import VRPO
 from unmask.objectives.vrpo_online import VRPOOnline
 from unmask.objectives.wd1 import WD1
 
@@ -38,6 +40,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dmpo": DMPO,
     "tracerl": TraceRL,
     "justgrpo": JustGRPO,
+    "astar_po": AStarPO,
+    "vrpo": VRPO,
 }
 
 __all__ = [
@@ -49,7 +53,9 @@ __all__ = [
     "GDSD",
     "OBJECTIVES",
     "SPG",
+    "VRPO",
     "WD1",
+    "AStarPO",
     "CoupledGRPO",
     "DiffuGRPO",
     "Divergence",

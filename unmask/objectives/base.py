@@ -57,6 +57,8 @@ class ObjectiveInputs:
         totals: denominators of the whole optimizer step.
         log_ref_ratio: float [B], log p_ref - log p_old of each completion, estimated once per
             rollout; None where the reference policy made the rollout, so that it is 0.
+        values: float [B], `Objective.value` of each completion's prompt; None if the objective
+            has none.
     """
 
     logp: Tensor
@@ -71,6 +73,7 @@ class ObjectiveInputs:
     group_size: int
     totals: Totals
     log_ref_ratio: Tensor | None = None
+    values: Tensor | None = None
 
     @property
     def scored(self) -> Tensor:
@@ -124,7 +127,8 @@ class Objective(ABC):
     """`objective(inputs) -> ObjectiveOutput`, for one rank's completions of an optimizer step.
 
     The loss is a sum over sequences divided by `totals`, so that the parts add up to the loss
-    of the whole; d loss / d logp of a sequence must not depend on another sequence's logp.
+    of the whole; unless `pairwise`, d loss / d logp of a sequence must not depend on another
+    sequence's logp.
 
     A subclass is a frozen dataclass whose fields are its settings in a recipe. Its module uses
     tensor methods and imports torch for type checking only, so that a recipe is checked in no time.
@@ -137,6 +141,9 @@ class Objective(ABC):
         rollout_estimator: the estimator, by name and settings, of `log_ref_ratio`, which is then
             taken once per rollout under the reference and the old policy on the same draws of
             their own; None if it is never read.
+        offline: True if it learns from pairs of a data set, the chosen completion before the
+            rejected one, with rewards 1 and 0, and not from rollouts.
+        pairwise: True if d loss / d logp of a completion needs the logp of its whole group.
         paper: sections of a recipe that the paper's method brings along unless they are set.
     """
 
@@ -145,6 +152,8 @@ class Objective(ABC):
     needs_old: ClassVar[bool] = True
     sampling_logprobs: ClassVar[bool] = False
     rollout_estimator: ClassVar[dict[str, Any] | None] = None
+    offline: ClassVar[bool] = False
+    pairwise: ClassVar[bool] = False
     paper: ClassVar[dict[str, dict[str, Any]]] = {}
 
     @property
@@ -160,6 +169,18 @@ class Objective(ABC):
     def check(self, estimator: Estimator) -> None:
         """Raise a ValueError with the remedy where this objective cannot take an estimator."""
         return
+
+    @property
+    def value_samples(self) -> int:
+        """Completions per prompt that the reference policy writes for `value`; 0 = none."""
+        return int(getattr(self, "num_values", 0))
+
+    def value(self, rewards: Tensor) -> Tensor:
+        """Value of each prompt [N] from the reference policy's rewards [N, value_samples].
+
+        NaN = not scored; a prompt of which nothing was scored has the value NaN.
+        """
+        raise NotImplementedError
 
     def _require(self, *names: str, above: float | None = None) -> None:
         """Refuse settings below 0, or at and below `above`; None passes."""

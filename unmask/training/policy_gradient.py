@@ -157,13 +157,14 @@ def streamed_backward(
         old = logp.detach() if on_policy else inputs.old_logp
         return objective(replace(inputs, logp=logp, old_logp=old))
 
-    # What a slice does not hold is filled with any finite value: no sequence's derivative reads
-    # another's logp, and a separable objective's draw reads no other draw.
+    # What a slice does not hold is filled with any finite value: without a first pass, no
+    # sequence's derivative reads another's logp, and no draw of a separable objective another draw.
     values = torch.zeros_like(maskings.weight) if on_policy else inputs.old_logp.detach().clone()
     gradient = None
     separable = objective.separable_on_policy if on_policy else objective.separable
     unit = maskings.views_per_draw if separable else maskings.num_views
-    if engine.agree_on_slices(int(cuts_through(slices, passes, unit))):
+    first_pass = cuts_through(slices, passes, unit) or (objective.pairwise and len(slices) > 1)
+    if engine.agree_on_slices(int(first_pass)):
         values = _run(model, completions, passes, slices, mask_token_id, engine)
         gradient = gradient_of(values)
         # What has no gradient (a group of equal rewards, a clipped ratio) is not run again.

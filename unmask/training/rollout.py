@@ -36,6 +36,7 @@ class Rollout:
         records: one row per completion for the run folder.
         num_tokens: completion tokens that were denoised.
         num_forwards: sequences x denoising passes spent.
+        values: float32 [B], `Objective.value` of the prompts, or None.
     """
 
     completions: Completions
@@ -47,10 +48,11 @@ class Rollout:
     records: list[dict[str, Any]]
     num_tokens: int
     num_forwards: int = 0
+    values: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must hold to go on with the updates of this round."""
-        return {
+        tensors = {
             "prompt_ids": self.completions.prompt_ids.cpu(),
             "prompt_mask": self.completions.prompt_mask.cpu(),
             "completion_ids": self.completions.completion_ids.cpu(),
@@ -60,6 +62,7 @@ class Rollout:
             "rewards": self.rewards,
             "advantages": self.advantages,
         }
+        return tensors if self.values is None else {**tensors, "values": self.values}
 
     @staticmethod
     def from_tensors(tensors: dict[str, Tensor], device: torch.device) -> Rollout:
@@ -74,6 +77,7 @@ class Rollout:
             tensors["advantages"],
             [],
             int((tensors["step_map"] < tensors["step_map"].shape[1]).sum()),
+            values=tensors.get("values"),
         )
 
 

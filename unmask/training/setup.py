@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.config import TrainConfig
@@ -12,6 +13,7 @@ from unmask.models.settings import LoRA
 from unmask.recipe import validate
 from unmask.tasks import Task, get_task
 from unmask.training.data import Example, encode_examples, load_dataset, require_column
+from unmask.training.preferences import require_preferences
 from unmask.training.rewards import RewardFunction, RewardTerm, load_function
 
 if TYPE_CHECKING:
@@ -107,6 +109,8 @@ def build_problems(
         train = _train_data(config, task)
         if held_out is None:
             held_out = _held_out_data(config, task)
+    if config.objective.offline:
+        require_preferences(train)
     require_column(train, "prompt", "the training set")
     if held_out is not None:
         held_out = held_out.select(range(min(len(held_out), config.evaluation.num_examples)))
@@ -136,6 +140,8 @@ def _train_data(config: TrainConfig, task: Task | None) -> Dataset:
 def _held_out_data(config: TrainConfig, task: Task | None) -> Dataset | None:
     settings = config.task
     if settings.dataset is not None:
+        if Path(settings.dataset).expanduser().is_file():
+            return None  # all of it is trained on
         try:
             return load_dataset(settings.dataset, settings.eval_split)
         except ValueError:

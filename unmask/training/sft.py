@@ -234,8 +234,7 @@ def encode_demonstrations(data: Dataset, policy: Policy, config: SFTConfig) -> l
     for example in examples:
         ids = policy.encode_completion(example.columns["completion"])
         if len(ids) <= canvas:
-            filler = [policy.family.eos_ids[0]] * (canvas - len(ids))
-            result.append(Demonstration(example.prompt_ids, ids + filler))
+            result.append(Demonstration(example.prompt_ids, policy.fill_canvas(ids, canvas)))
     if len(result) < len(examples):
         logger.warning(
             "dropped %d of %d demonstrations with more than sampler.gen_length=%d tokens",

@@ -21,15 +21,17 @@ from unmask.models.reference import Reference
 from unmask.models.settings import LoRA
 from unmask.recipe import config_hash
 from unmask.training import checkpoint
-from unmask.training.data import take
+from unmask.training.data import Example, take
 from unmask.training.interrupt import Interruption
 from unmask.training.optimization import build_optimizer, build_scheduler
+from unmask.training.preferences import encode_preferences, preference_rollout
 from unmask.training.rewards import RewardFunction
 from unmask.training.rollout import Rollout, collect, summarise_records
 from unmask.training.run import Run
 from unmask.training.run_folder import peak_memory_bytes
 from unmask.training.setup import build_config, build_problems
 from unmask.training.update import Round, Updater
+from unmask.training.values import prompt_values
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -150,6 +152,10 @@ class Trainer:
         self.policy = self._given_policy or load_for_training(config, accelerator.device)
         self._problems.encode(self.policy, config)
         objective = config.objective
+        if objective.offline:
+            self._problems.train = encode_preferences(
+                self._problems.train, self.policy, config.sampler.gen_length
+            )
         needs_reference = objective.needs_reference or objective.rollout_estimator is not None
         self._reference = Reference(self.policy) if needs_reference else None
         evaluated = [self.policy.denoiser, self._reference and self._reference.copy]
@@ -217,20 +223,17 @@ class Trainer:
         share, rest = divmod(per_round, accelerator.num_processes)
         rank = accelerator.process_index
         first = rank * share + min(rank, rest)
-        rollout = collect(
-            self.policy,
-            examples[first : first + share + (rank < rest)],
-            first * group_size,
-            rollout=number,
-            group_size=group_size,
-            sampler=config.sampler,
-            reward=self._problems.reward,
-            exact=self._problems.exact,
-            advantage=config.advantage,
-            seed=config.seed,
-            max_tokens=config.training.tokens_per_pass,
-            on_step=self._abort_if_asked,
-        )
+        mine, first_sequence = examples[first : first + share + (rank < rest)], first * group_size
+        if config.objective.offline:
+            rollout = preference_rollout(
+                self.policy,
+                mine,
+                first_sequence,
+                rollout=number,
+                canvas=config.sampler.gen_length,
+            )
+        else:
+            rollout = self._sample(mine, first_sequence)
         records = gather_object(rollout.records)
         zero_std = gather_object([zero_std_fraction(rollout.rewards, group_size)])
         num_tokens = sum(gather_object([rollout.num_tokens]))
@@ -244,6 +247,38 @@ class Trainer:
         }
         if config.logging.rollouts:
             self.run.write_rollouts(number + 1, records)
+        return rollout
+
+    def _sample(self, examples: list[Example], first_sequence: int) -> Rollout:
+        config, problems = self.config, self._problems
+        rollout = collect(
+            self.policy,
+            examples,
+            first_sequence,
+            rollout=self.progress.rollout,
+            group_size=config.training.num_generations,
+            sampler=config.sampler,
+            reward=problems.reward,
+            exact=problems.exact,
+            advantage=config.advantage,
+            seed=config.seed,
+            max_tokens=config.training.tokens_per_pass,
+            on_step=self._abort_if_asked,
+        )
+        if config.objective.value_samples:
+            assert self._reference is not None
+            values, num_forwards = prompt_values(
+                self.policy,
+                self._reference,
+                examples,
+                config.objective,
+                sampler=config.sampler,
+                reward=problems.reward,
+                seed=config.seed,
+                max_tokens=config.training.tokens_per_pass,
+            )
+            rollout.values = values.repeat_interleave(config.training.num_generations)
+            rollout.num_forwards += num_forwards
         return rollout
 
     def _update(self, round_: Round) -> None:

@@ -225,6 +225,7 @@ class Updater:
             group_size=self._config.training.num_generations,
             totals=Totals(1, 1, 1, 1),
             log_ref_ratio=round_.log_ref_ratio,
+            values=None if rollout.values is None else rollout.values.to(device),
         )
         counts = torch.stack(
             [

@@ -1,0 +1,138 @@
+"""Pairs of a preference data set, as the trainer takes rollouts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unmask.generation import prompt_text
+from unmask.models.policy import Policy
+from unmask.sampling.sampler import completion_lengths
+from unmask.training.data import Example, require_column
+from unmask.training.policy_gradient import Completions
+from unmask.training.rollout import Rollout
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+# In the order of a pair, with their rewards.
+SIDES = {"chosen": 1.0, "rejected": 0.0}
+
+
+def require_preferences(data: Dataset) -> None:
+    """Raise ValueError unless the data set has the columns of preference pairs."""
+    for name in ("prompt", *SIDES):
+        require_column(data, name, "the preference set")
+
+
+def encode_preferences(examples: Sequence[Example], policy: Policy, canvas: int) -> list[Example]:
+    """Examples with the token ids of both completions; those longer than the canvas are dropped.
+
+    Raises:
+        ValueError: for a completion that is no text, or if no pair fits.
+    """
+    kept = []
+    for example in examples:
+        ids = {side: _encode(example, side, policy) for side in SIDES}
+        if max(map(len, ids.values())) <= canvas:
+            kept.append(replace(example, columns={**example.columns, "ids": ids}))
+    if not kept:
+        raise ValueError(
+            f"no preference pair fits sampler.gen_length={canvas}: raise it to the length of the "
+            "completions"
+        )
+    if len(kept) < len(examples):
+        logger.warning(
+            "dropped %d of %d preference pairs with more than sampler.gen_length=%d tokens",
+            len(examples) - len(kept),
+            len(examples),
+            canvas,
+        )
+    return kept
+
+
+def preference_rollout(
+    policy: Policy,
+    examples: Sequence[Example],
+    first_sequence: int,
+    *,
+    rollout: int,
+    canvas: int,
+) -> Rollout:
+    """The pairs of some prompts, the chosen completion before the rejected one.
+
+    Args:
+        policy: encodes and decodes.
+        examples: from `encode_preferences`.
+        first_sequence: number of the first completion in the whole round.
+        rollout: number of the round.
+        canvas: L.
+    """
+    repeated = [(example, side) for example in examples for side in SIDES]
+    ids = [policy.fill_canvas(example.columns["ids"][side], canvas) for example, side in repeated]
+    prompt_ids, prompt_mask = policy.pad_prompts([example.prompt_ids for example, _ in repeated])
+    device = policy.denoiser.device
+    completion_ids = torch.tensor(ids)
+    lengths = completion_lengths(completion_ids, policy.family.eos_ids)
+    rewards = torch.tensor([SIDES[side] for _, side in repeated], dtype=torch.float64)
+    numbers = list(range(first_sequence, first_sequence + len(repeated)))
+    records = [
+        _record(policy, example, side, ids[row], int(lengths[row]), rollout, numbers[row])
+        for row, (example, side) in enumerate(repeated)
+    ]
+    return Rollout(
+        Completions(prompt_ids.to(device), prompt_mask.to(device), completion_ids.to(device)),
+        numbers,
+        torch.zeros_like(completion_ids),
+        lengths,
+        rewards,
+        (2 * rewards - 1).float(),
+        records,
+        0,
+    )
+
+
+def _encode(example: Example, side: str, policy: Policy) -> list[int]:
+    value = example.columns[side]
+    messages = isinstance(value, list) and value and isinstance(value[-1], dict)
+    text = value[-1].get("content") if messages else value
+    if not isinstance(text, str):
+        raise ValueError(
+            f"{side} of preference pair {example.index} is {str(value)[:60]!r}: give a text, or "
+            "messages that end with the reply"
+        )
+    return policy.encode_completion(text)
+
+
+def _record(
+    policy: Policy,
+    example: Example,
+    side: str,
+    ids: list[int],
+    length: int,
+    rollout: int,
+    number: int,
+) -> dict[str, Any]:
+    """A row of the run folder, of a completion that nobody denoised."""
+    return {
+        "rollout": rollout,
+        "group": number // len(SIDES),
+        "sequence": number,
+        "prompt": prompt_text(example.prompt),
+        "completion": policy.decode(ids),
+        "tokens": policy.token_texts(ids),
+        "completion_ids": ids,
+        "step_map": [0] * len(ids),
+        "confidence": [1.0] * len(ids),
+        "rewards": {},
+        "reward": SIDES[side],
+        "advantage": 2 * SIDES[side] - 1,
+        "solved": None,
+        "length": length,
+    }
