@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from unmask.estimators import ELBO, ESTIMATORS, Estimator
-from unmask.models.settings import LoRA, TinyArchitecture
+from unmask.models.settings import LoRA, Promising, TinyArchitecture
 from unmask.objectives import ESPO, OBJECTIVES, Objective
 from unmask.sampling.settings import Sampler
 
@@ -310,6 +310,7 @@ class TrainConfig(Section):
         objective: the loss, by name.
         estimator: of a completion's likelihood, by name.
         advantage: rewards to advantages, by name.
+        promising: the likelihood's softmax over promising tokens only; null = all tokens.
         optimizer: AdamW, clipping, schedule.
         training: the loop.
         evaluation: measuring on held-out problems.
@@ -327,6 +328,7 @@ class TrainConfig(Section):
     objective: Annotated[Objective, _objective, _dump_objective] = ESPO()
     estimator: Annotated[Estimator, _estimator, _dump_estimator] = ELBO()
     advantage: AdvantageConfig = AdvantageConfig()
+    promising: Promising | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -345,6 +347,15 @@ class TrainConfig(Section):
                 f"top_k={self.sampler.top_k}: this objective compares probabilities as the "
                 "sampler takes them, which are computed at temperature 1 over all tokens only; "
                 "set these to 1, 1 and 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_promising(self) -> TrainConfig:
+        if self.promising is not None and self.objective.rollout_estimator is not None:
+            raise ValueError(
+                f"promising={asdict(self.promising)}: this objective weighs completions by their "
+                "likelihood over all tokens; set it to null"
             )
         return self
 

@@ -33,12 +33,15 @@ class Maskings:
         prompt_hidden: bool [B, M, P], True where a prompt token is replaced by the mask token, or
             None where prompts stay clean. Aligned with prompts padded on the left.
         views_per_draw: consecutive views that make one draw.
+        candidates: int [B, M, L, C], the tokens that the softmax of each scored token runs over,
+            -1 = none, or None for the whole vocabulary; see `Denoiser.token_logprobs`.
     """
 
     hidden: Tensor
     weight: Tensor
     prompt_hidden: Tensor | None = None
     views_per_draw: int = 1
+    candidates: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Refuse shapes that do not belong together."""
@@ -77,7 +80,10 @@ class Maskings:
     def to(self, device: torch.device | str) -> Maskings:
         """The same maskings on another device."""
         prompt = None if self.prompt_hidden is None else self.prompt_hidden.to(device)
-        return Maskings(self.hidden.to(device), self.weight.to(device), prompt, self.views_per_draw)
+        tokens = None if self.candidates is None else self.candidates.to(device)
+        return Maskings(
+            self.hidden.to(device), self.weight.to(device), prompt, self.views_per_draw, tokens
+        )
 
 
 def derive_seed(*parts: int | str) -> int:

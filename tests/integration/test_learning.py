@@ -135,3 +135,24 @@ def test_vrpo_learns_preferences_of_a_data_set(tiny_model, tmp_path):
     assert updates[-1]["loss"] < 0.3
     assert updates[-1]["preferred"] == 1.0
     assert trainer.progress.completions == 20 * 6
+
+
+def test_promising_tokens_that_are_all_tokens_change_nothing_and_few_still_learn(
+    tiny_model, tmp_path
+):
+    short = {"training": {**SETTINGS["training"], "num_rollouts": 2}}
+    runs = [
+        trained(tmp_path / name, tiny_model, ["1..2"], promising=promising, **short)[1]
+        for name, promising in (("plain", None), ("all", {"top_k": 100}))
+    ]
+    for plain, restricted in zip(*runs, strict=True):
+        for key in ("reward", "loss", "grad_norm", "kl"):
+            assert restricted[key] == pytest.approx(plain[key], abs=1e-5)
+    _, rows = trained(
+        tmp_path / "few",
+        tiny_model,
+        ["1..2"],
+        promising={"top_k": 4},
+        objective=unmask.ESPO(beta=0),
+    )
+    assert rows[-1]["reward"] > rows[0]["reward"] + 0.3

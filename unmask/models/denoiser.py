@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from unmask.models.settings import Promising
+
 
 class Denoiser(nn.Module):
     """A masked diffusion network as the module that accelerate wraps.
 
-    `forward` is `token_logprobs`, so that every training pass runs under the hooks of DDP, FSDP
-    or DeepSpeed.
+    `forward` is `token_logprobs` or `promising_tokens`, so that every training pass runs under the
+    hooks of DDP, FSDP or DeepSpeed.
 
     Args:
         network: a transformers causal LM (or a peft wrapper of one) that attends in both
@@ -60,13 +62,26 @@ class Denoiser(nn.Module):
         return next(self.parameters()).device
 
     def forward(
-        self, ids: Tensor, attention_mask: Tensor | None, targets: Tensor, scored: Tensor
+        self,
+        ids: Tensor,
+        attention_mask: Tensor | None,
+        targets: Tensor,
+        scored: Tensor,
+        candidates: Tensor | None = None,
+        promising: Promising | None = None,
     ) -> Tensor:
-        """See `token_logprobs`."""
-        return self.token_logprobs(ids, attention_mask, targets, scored)
+        """See `token_logprobs`, or with `promising` see `promising_tokens`."""
+        if promising is not None:
+            return self.promising_tokens(ids, attention_mask, scored, promising)
+        return self.token_logprobs(ids, attention_mask, targets, scored, candidates)
 
     def token_logprobs(
-        self, ids: Tensor, attention_mask: Tensor | None, targets: Tensor, scored: Tensor
+        self,
+        ids: Tensor,
+        attention_mask: Tensor | None,
+        targets: Tensor,
+        scored: Tensor,
+        candidates: Tensor | None = None,
     ) -> Tensor:
         """log p(targets | ids) at the scored positions, nothing else.
 
@@ -75,26 +90,48 @@ class Denoiser(nn.Module):
             attention_mask: [N, T], 1 for real tokens and 0 for padding; None = no padding.
             targets: int [N, T]; only read where `scored`.
             scored: bool [N, T].
+            candidates: int [K, C], the tokens that the softmax of each scored position runs over,
+                beside the target; -1 = none. None = the whole vocabulary.
 
         Returns:
             float32 (float64 of a float64 network) [K], K = number of scored positions, in
             row-major order.
         """
-        rows, columns = scored.nonzero(as_tuple=True)
-        hidden = self._hidden_states(ids, attention_mask)[rows, self._source(columns)]
-        wanted = targets[rows, columns]
+        hidden, wanted = self._at(ids, attention_mask, scored), targets[scored]
         pieces = []
-        for start in range(0, max(len(rows), 1), self.chunk_size):
-            piece = slice(start, start + self.chunk_size)
-            if torch.is_grad_enabled() and len(rows) > self.chunk_size:
+        for piece in self._chunks(len(wanted)):
+            among = None if candidates is None else candidates[piece]
+            arguments = hidden[piece], wanted[piece], among
+            if torch.is_grad_enabled() and len(wanted) > self.chunk_size:
                 # Recomputed in the backward pass: one chunk's logits are alive at a time.
-                values = checkpoint(
-                    self._logprobs, hidden[piece], wanted[piece], use_reentrant=False
-                )
+                values = checkpoint(self._logprobs, *arguments, use_reentrant=False)
             else:
-                values = self._logprobs(hidden[piece], wanted[piece])
+                values = self._logprobs(*arguments)
             pieces.append(values)
         return torch.cat(pieces)
+
+    @torch.no_grad()
+    def promising_tokens(
+        self, ids: Tensor, attention_mask: Tensor | None, scored: Tensor, promising: Promising
+    ) -> Tensor:
+        """The most probable tokens at the scored positions, for `token_logprobs`.
+
+        Args:
+            ids: int [N, T].
+            attention_mask: [N, T] or None.
+            scored: bool [N, T], of which K are True.
+            promising: how many.
+
+        Returns:
+            int64 [K, top_k], -1 from where the tokens before hold `top_p` of the mass.
+        """
+        hidden = self._at(ids, attention_mask, scored)
+        found = []
+        for piece in self._chunks(len(hidden)):
+            probs = self._project(hidden[piece]).softmax(-1)
+            mass, tokens = probs.topk(min(promising.top_k, probs.shape[-1]), dim=-1)
+            found.append(tokens.masked_fill(mass.cumsum(-1) - mass >= promising.top_p, -1))
+        return torch.cat(found)
 
     @torch.no_grad()
     def propose(self, ids: Tensor, attention_mask: Tensor | None, positions: Tensor) -> Tensor:
@@ -139,6 +176,21 @@ class Denoiser(nn.Module):
             logits = head(hidden.to(head.weight.dtype))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _logprobs(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def _at(self, ids: Tensor, attention_mask: Tensor | None, scored: Tensor) -> Tensor:
+        """Hidden states [K, H] that predict the scored positions."""
+        rows, columns = scored.nonzero(as_tuple=True)
+        return self._hidden_states(ids, attention_mask)[rows, self._source(columns)]
+
+    def _chunks(self, count: int) -> list[slice]:
+        """At least one, so that every pass uses the vocabulary projection."""
+        size = self.chunk_size
+        return [slice(start, start + size) for start in range(0, max(count, 1), size)]
+
+    def _logprobs(self, hidden: Tensor, targets: Tensor, candidates: Tensor | None) -> Tensor:
         logits = self._project(hidden)
-        return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+        chosen = logits.gather(-1, targets.unsqueeze(-1))
+        if candidates is not None:
+            left_out = (candidates < 0) | (candidates == targets.unsqueeze(-1))
+            others = logits.gather(-1, candidates.clamp(min=0)).masked_fill(left_out, -torch.inf)
+            logits = torch.cat([chosen, others], dim=-1)
+        return chosen.squeeze(-1) - logits.logsumexp(-1)

@@ -31,6 +31,32 @@ class LoRA:
 
 
 @dataclass(frozen=True)
+class Promising:
+    """The tokens that every softmax of the likelihood runs over (RLPT, arXiv 2602.03195).
+
+    They are the reference policy's most probable ones at that position, and the token itself.
+
+    Args:
+        top_k: at most so many.
+        top_p: the fewest that hold this mass, if those are fewer.
+
+    Raises:
+        ValueError: if top_k is below 1, or top_p outside (0, 1].
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    top_k: int = 64
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Validate the settings."""
+        _require_positive(top_k=self.top_k)
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} is no mass: give one in (0, 1]")
+
+
+@dataclass(frozen=True)
 class TinyArchitecture:
     """Shape of a tiny network.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -49,7 +49,7 @@ class Passes:
         scored = maskings.scored
         readers = torch.zeros_like(maskings.weight)
         readers.scatter_add_(1, _over_tokens(source, scored), scored.to(readers.dtype))
-        run = Maskings(maskings.hidden, readers, maskings.prompt_hidden, maskings.views_per_draw)
+        run = replace(maskings, weight=readers)
         return Passes(run, source, scored)
 
     @property

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.maskings import Maskings
+from unmask.models.settings import Promising
 from unmask.objectives.base import Objective, ObjectiveInputs, ObjectiveOutput
 from unmask.training.packing import Passes, Slice, cuts_through, plan_slices
 
@@ -73,27 +74,51 @@ def view_logprobs(
     Returns:
         float [N, L] in the model's dtype, with a graph unless under `torch.no_grad`.
     """
-    rows, views = part.rows, part.views
-    lengths = completions.prompt_lengths[rows]
-    width = completions.prompt_ids.shape[1]
-    longest = int(lengths.max())
-    padding = width - longest
-    prompt = completions.prompt_ids[rows, padding:]
-    if maskings.prompt_hidden is not None:
-        hidden = maskings.prompt_hidden[rows, views]
-        hidden = hidden[:, hidden.shape[1] - longest :]
-        prompt = prompt.masked_fill(hidden, mask_token_id)
-    completion = completions.completion_ids[rows]
-    noisy = completion.masked_fill(maskings.hidden[rows, views], mask_token_id)
-    scored = maskings.scored[rows, views]
-    attention = None
-    if bool((lengths < longest).any()):
-        mask = completions.prompt_mask[rows, padding:]
-        attention = torch.cat([mask, torch.ones_like(completion)], dim=1)
-    everywhere = torch.cat([torch.zeros_like(prompt, dtype=torch.bool), scored], dim=1)
-    targets = torch.cat([prompt, completion], dim=1)
-    values = model(torch.cat([prompt, noisy], dim=1), attention, targets, everywhere)
+    arguments, scored = _model_inputs(completions, maskings, part, mask_token_id)
+    if maskings.candidates is not None:
+        arguments = (*arguments, maskings.candidates[part.rows, part.views][scored])
+    values = model(*arguments)
     return values.new_zeros(scored.shape).masked_scatter(scored, values)
+
+
+@torch.no_grad()
+def with_candidates(
+    reference: nn.Module,
+    completions: Completions,
+    maskings: Maskings,
+    promising: Promising,
+    *,
+    mask_token_id: int,
+    max_tokens: int,
+    engine: Engine = Engine(),
+) -> Maskings:
+    """The maskings with the reference policy's promising tokens as `candidates`.
+
+    Args:
+        reference: a `Denoiser`, or what accelerate made of one.
+        completions: B sequences.
+        maskings: their views.
+        promising: how many tokens.
+        mask_token_id: the token that stands for "hidden".
+        max_tokens: padded tokens of one forward pass.
+        engine: agrees on the number of passes.
+    """
+    passes = Passes.of(maskings)
+    slices = _plan(completions, passes, passes.needed, max_tokens)
+    found: Tensor | None = None
+    for index in range(engine.agree_on_slices(len(slices))):
+        part = _slice(slices, index)
+        arguments, scored = _model_inputs(completions, passes.maskings, part, mask_token_id)
+        tokens = reference(*arguments, None, promising)
+        if found is None:
+            found = tokens.new_full((*maskings.weight.shape, tokens.shape[-1]), -1)
+        values = tokens.new_full((*scored.shape, tokens.shape[-1]), -1)
+        values[scored] = tokens
+        found[part.rows, part.views] = values
+    if found is None:
+        return maskings
+    source = passes.source[..., None, None].expand_as(found)
+    return replace(maskings, candidates=found.gather(1, source))
 
 
 @torch.no_grad()
@@ -191,6 +216,32 @@ def streamed_backward(
 def _plan(completions: Completions, passes: Passes, needed: Tensor, max_tokens: int) -> list[Slice]:
     lengths = completions.prompt_lengths + completions.completion_ids.shape[1]
     return plan_slices(lengths.cpu(), needed, passes.maskings.views_per_draw, max_tokens)
+
+
+def _model_inputs(
+    completions: Completions, maskings: Maskings, part: Slice, mask_token_id: int
+) -> tuple[tuple[Tensor | None, ...], Tensor]:
+    """What the model gets for some views, without needless padding, and `scored` [N, L]."""
+    rows, views = part.rows, part.views
+    lengths = completions.prompt_lengths[rows]
+    width = completions.prompt_ids.shape[1]
+    longest = int(lengths.max())
+    padding = width - longest
+    prompt = completions.prompt_ids[rows, padding:]
+    if maskings.prompt_hidden is not None:
+        hidden = maskings.prompt_hidden[rows, views]
+        hidden = hidden[:, hidden.shape[1] - longest :]
+        prompt = prompt.masked_fill(hidden, mask_token_id)
+    completion = completions.completion_ids[rows]
+    noisy = completion.masked_fill(maskings.hidden[rows, views], mask_token_id)
+    scored = maskings.scored[rows, views]
+    attention = None
+    if bool((lengths < longest).any()):
+        mask = completions.prompt_mask[rows, padding:]
+        attention = torch.cat([mask, torch.ones_like(completion)], dim=1)
+    everywhere = torch.cat([torch.zeros_like(prompt, dtype=torch.bool), scored], dim=1)
+    targets = torch.cat([prompt, completion], dim=1)
+    return (torch.cat([prompt, noisy], dim=1), attention, targets, everywhere), scored
 
 
 def _slice(slices: list[Slice], index: int) -> Slice:

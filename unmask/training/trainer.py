@@ -156,7 +156,11 @@ class Trainer:
             self._problems.train = encode_preferences(
                 self._problems.train, self.policy, config.sampler.gen_length
             )
-        needs_reference = objective.needs_reference or objective.rollout_estimator is not None
+        needs_reference = (
+            objective.needs_reference
+            or objective.rollout_estimator is not None
+            or config.promising is not None
+        )
         self._reference = Reference(self.policy) if needs_reference else None
         evaluated = [self.policy.denoiser, self._reference and self._reference.copy]
         # After the copy, which would take a hook along.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,12 @@ from unmask.models.policy import Policy
 from unmask.models.reference import Reference
 from unmask.objectives.base import Metric, ObjectiveInputs, Totals
 from unmask.training.metrics import reduce_metrics
-from unmask.training.policy_gradient import Engine, evaluate_logprobs, streamed_backward
+from unmask.training.policy_gradient import (
+    Engine,
+    evaluate_logprobs,
+    streamed_backward,
+    with_candidates,
+)
 from unmask.training.rollout import Rollout
 
 
@@ -34,6 +39,8 @@ class Round:
         ref: by update, float32 [B, M, L] under the reference policy.
         log_ref_ratio: float32 [B], log p_ref - log p_old of each completion, on draws of its own;
             None where the objective reads none.
+        candidates: by update, int64 [B, M, L, C], the reference policy's promising tokens; absent
+            where the softmax runs over the whole vocabulary.
     """
 
     number: int
@@ -41,12 +48,14 @@ class Round:
     old: dict[int, Tensor]
     ref: dict[int, Tensor]
     log_ref_ratio: Tensor | None = None
+    candidates: dict[int, Tensor] = field(default_factory=dict)
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint must hold to go on with the updates of this round."""
         tensors = self.rollout.tensors()
         tensors |= {f"old.{index}": values.cpu() for index, values in self.old.items()}
         tensors |= {f"ref.{index}": values.cpu() for index, values in self.ref.items()}
+        tensors |= {f"tokens.{index}": values.cpu() for index, values in self.candidates.items()}
         if self.log_ref_ratio is not None:
             tensors["log_ref_ratio"] = self.log_ref_ratio.cpu()
         return tensors
@@ -65,7 +74,8 @@ class Round:
         rollout = Rollout.from_tensors(tensors, device)
         ratio = tensors.get("log_ref_ratio")
         ratio = None if ratio is None else ratio.to(device)
-        return Round(number, rollout, by_update("old."), by_update("ref."), ratio)
+        old, ref, tokens = map(by_update, ("old.", "ref.", "tokens."))
+        return Round(number, rollout, old, ref, ratio, tokens)
 
 
 class Updater:
@@ -110,6 +120,16 @@ class Updater:
         old: dict[int, Tensor] = {}
         ref: dict[int, Tensor] = {}
         drawn = {index: self._maskings(rollout, number, index) for index in updates}
+        promising = self._config.promising
+        if promising is not None:
+            assert self._reference is not None
+            with self._reference.active(self._model) as reference:
+                drawn = {
+                    index: with_candidates(
+                        reference, rollout.completions, maskings, promising, **self._passes
+                    )
+                    for index, maskings in drawn.items()
+                }
         if self._config.objective.needs_old:
             for index in updates[1:]:
                 old[index] = evaluate_logprobs(
@@ -121,7 +141,13 @@ class Updater:
                     ref[index] = evaluate_logprobs(
                         reference, rollout.completions, drawn[index], **self._passes
                     )
-        return Round(number, rollout, old, ref, self._log_ref_ratio(rollout, number))
+        candidates = {
+            index: maskings.candidates
+            for index, maskings in drawn.items()
+            if maskings.candidates is not None
+        }
+        ratio = self._log_ref_ratio(rollout, number)
+        return Round(number, rollout, old, ref, ratio, candidates)
 
     def step(self, round_: Round, index: int) -> dict[str, float] | None:
         """One update; its metrics, or None if the loss or the gradient was not finite.
@@ -132,7 +158,9 @@ class Updater:
         """
         began = time.monotonic()
         config, rollout = self._config, round_.rollout
-        maskings = self._maskings(rollout, round_.number, index)
+        maskings = replace(
+            self._maskings(rollout, round_.number, index), candidates=round_.candidates.get(index)
+        )
         inputs = self._inputs(round_, index, maskings)
         self._optimizer.zero_grad()
         output, logp = streamed_backward(
