@@ -7,6 +7,7 @@ import datasets
 import pytest
 
 import unmask
+from unmask.objectives import OBJECTIVES
 
 SETTINGS = {
     "sampler": unmask.Sampler(gen_length=8, block_length=8, steps=4),
@@ -156,3 +157,16 @@ def test_promising_tokens_that_are_all_tokens_change_nothing_and_few_still_learn
         objective=unmask.ESPO(beta=0),
     )
     assert rows[-1]["reward"] > rows[0]["reward"] + 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, kind in OBJECTIVES.items() if not kind.offline])
+def test_a_model_learns_with_every_objective(tiny_model, tmp_path, name):
+    """By its paper's estimator and advantage, few draws, and a learning rate for this model."""
+    estimator = dict(OBJECTIVES[name].paper["estimator"])
+    if "num_mc" in estimator:
+        estimator["num_mc"] = 2
+    settings = {"estimator": estimator, "objective": {"name": name}}
+    _, rows = trained(tmp_path / "run", tiny_model, ["1..2", "3..4"], **settings)
+    first, last = ([row["reward"] for row in rows][part] for part in (slice(4), slice(-4, None)))
+    assert sum(last) / 4 > sum(first) / 4 + 0.2
