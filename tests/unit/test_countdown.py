@@ -338,3 +338,27 @@ def test_demonstrations_without_noise_solve_training_problems_in_more_than_one_w
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Countdown(**options)
+
+
+@pytest.mark.parametrize("operators", ["+", "+-", "-*/"])
+def test_problems_are_made_with_the_given_operators_alone(operators):
+    task = Countdown(operators=operators)
+    everything = task.build("train", size=300, seed=0)["solution"][:]
+    everything += task.demonstrations(300, 0, "compact", 1.0)["completion"][:]
+    used = set(re.sub("[0-9()]", "", "".join(everything)))
+    assert used == set(operators)
+    assert "/" in task.symbols
+
+
+@pytest.mark.parametrize(
+    ("operators", "message"),
+    [
+        ("", "must be some of"),
+        ("+^", "must be some of"),
+        ("++", "once"),
+        (["+"], "must be some of"),
+    ],
+)
+def test_unknown_operators_are_refused(operators, message):
+    with pytest.raises(ValueError, match=message):
+        Countdown(operators=operators)

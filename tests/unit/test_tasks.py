@@ -22,7 +22,7 @@ PINNED = {
     "sudoku": {
         "train": "ea8a424bbc0d38b8",
         "heldout": "7038c8d461ff423e",
-        "demonstrations": "92ba530f4e5fa711",
+        "demonstrations": "b6e1cd8c15d1c365",
     },
 }
 

@@ -48,6 +48,7 @@ class Countdown:
         num_numbers: Numbers per problem, 2 to 4. Solutions take at most 3, 7 or 11 symbols.
         max_number: Numbers are drawn uniformly from 1 .. max_number, repetitions allowed.
         max_target: Targets lie in 1 .. max_target.
+        operators: What problems are made with, some of "+-*/"; the verifier accepts all four.
 
     Raises:
         ValueError: if an option is out of its range.
@@ -56,6 +57,7 @@ class Countdown:
     num_numbers: int = 3
     max_number: int = 30
     max_target: int = 100
+    operators: str = OPERATORS
 
     name: ClassVar[str] = "countdown"
     prompts: ClassVar[tuple[str, ...]] = ("compact", "d1")
@@ -64,6 +66,11 @@ class Countdown:
         check_integer("num_numbers", self.num_numbers, 2, 4)
         check_integer("max_number", self.max_number, 1, 9_999)
         check_integer("max_target", self.max_target, 1, 9_999)
+        given = self.operators
+        if not isinstance(given, str) or not given or set(given) - set(OPERATORS):
+            raise ValueError(f"operators={given!r}: must be some of {OPERATORS!r}")
+        if len(set(given)) < len(given):
+            raise ValueError(f"operators={given!r}: must name each operator once")
 
     @property
     def symbols(self) -> list[str]:
@@ -116,7 +123,7 @@ class Countdown:
         problems = self._problems("train", size, seed, distinct=False)
         draws = Draws(stream_seed("countdown demonstrations", seed))
         expressions = [
-            _corrupt(problem.solution, self.max_number, draws)
+            _corrupt(problem.solution, self.max_number, self.operators, draws)
             if draws.chance(noise)
             else problem.solution
             for problem in problems
@@ -176,7 +183,7 @@ class Countdown:
     def _candidates(self, draws: Draws) -> Iterator[tuple[str, Problem] | None]:
         while True:
             numbers = [1 + draws.below(self.max_number) for _ in range(self.num_numbers)]
-            node = _random_expression(numbers, draws)
+            node = _random_expression(numbers, self.operators, draws)
             if node is None or node.value > self.max_target:
                 yield None
             else:
@@ -212,13 +219,13 @@ class _Node(NamedTuple):
     level: str  # "sum", "product" or "number"
 
 
-def _random_expression(numbers: Sequence[int], draws: Draws) -> _Node | None:
+def _random_expression(numbers: Sequence[int], operators: str, draws: Draws) -> _Node | None:
     """Random expression over numbers; None if some step is not a positive integer."""
     nodes = [_Node(number, str(number), "number") for number in numbers]
     while len(nodes) > 1:
         left = nodes.pop(draws.below(len(nodes)))
         right = nodes.pop(draws.below(len(nodes)))
-        node = _combine(OPERATORS[draws.below(4)], left, right)
+        node = _combine(operators[draws.below(len(operators))], left, right)
         if node is None:
             return None
         nodes.append(node)
@@ -239,15 +246,18 @@ def _combine(operator: str, left: _Node, right: _Node) -> _Node | None:
     return _Node(value, operator.join(texts), "product")
 
 
-def _corrupt(expression: str, max_number: int, draws: Draws) -> str:
-    """The expression with one operator changed, two numbers swapped or one number redrawn."""
+def _corrupt(expression: str, max_number: int, operators: str, draws: Draws) -> str:
+    """The expression with one operator changed, two numbers swapped or one number redrawn.
+
+    Where there is but one operator, it stays.
+    """
     places = list(_NUMBERS_AND_OPERATORS.finditer(expression))
     numbers = [place for place in places if place[0] not in OPERATORS]
     kind = draws.below(3)
     if kind == 0:
-        operators = [place for place in places if place[0] in OPERATORS]
-        place = operators[draws.below(len(operators))]
-        others = OPERATORS.replace(place[0], "")
+        signs = [place for place in places if place[0] in OPERATORS]
+        place = signs[draws.below(len(signs))]
+        others = operators.replace(place[0], "") or operators
         changes = {place: others[draws.below(len(others))]}
     elif kind == 1:
         first = numbers.pop(draws.below(len(numbers)))

@@ -100,7 +100,7 @@ class Sudoku:
     ) -> Dataset:
         """Training puzzles with their solutions; see `Task.demonstrations`.
 
-        In a corrupted solution half of the blank cells, rounded down, hold uniformly random
+        In a corrupted solution two thirds of the blank cells, rounded down, hold uniformly random
         digits (the right one among them).
 
         Raises:
@@ -215,14 +215,14 @@ def _rows(characters: Any) -> list[str]:
 
 
 def _corrupted(puzzles: Sequence[tuple[str, str]], noise: float, seed: int) -> list[str]:
-    """Solutions, each with probability noise corrupted in half of its puzzle's blanks."""
+    """Solutions, each with probability noise corrupted in two thirds of its blanks."""
     draws = Draws(seed)
     boards = []
     for puzzle, solution in puzzles:
         board = list(solution)
         if draws.chance(noise):
             blanks = [cell for cell in range(NUM_CELLS) if puzzle[cell] == BLANK]
-            for _ in range(len(blanks) // 2):
+            for _ in range(2 * len(blanks) // 3):
                 board[blanks.pop(draws.below(len(blanks)))] = DIGITS[draws.below(4)]
         boards.append("".join(board))
     return boards
