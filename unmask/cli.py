@@ -58,7 +58,7 @@ def train(arguments: Arguments = None) -> None:
 
 @app.command()
 def sft(arguments: Arguments = None) -> None:
-    """Fine-tune on demonstrations; without a recipe, sudoku-tiny-base."""
+    """Fine-tune on demonstrations; without a recipe, sudoku-tiny-expert."""
     config = load_config(arguments or [], "sft")
     assert isinstance(config, SFTConfig)
     from unmask.report import write_report

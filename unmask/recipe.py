@@ -29,7 +29,7 @@ from unmask.objectives import OBJECTIVES, Objective
 
 PACKAGE = Path(__file__).parent
 DEFAULT_RECIPE = "sudoku-tiny"
-DEFAULT_RECIPES = {"sft": "sudoku-tiny-base", "compare": "study-sudoku"}
+DEFAULT_RECIPES = {"sft": "sudoku-tiny-expert", "compare": "study-sudoku"}
 METHOD_SECTIONS = ("objective", "estimator", "advantage")
 BY_NAME: dict[str, Mapping[str, type]] = {"objective": OBJECTIVES, "estimator": ESTIMATORS}
 

@@ -9,7 +9,7 @@ import time
 from processes import rows, unmask
 
 SMALL = [
-    "sudoku-tiny-base",
+    "sudoku-tiny-expert",
     "model.init.num_layers=1",
     "model.init.hidden_size=32",
     "model.init.intermediate_size=64",

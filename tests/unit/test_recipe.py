@@ -50,7 +50,7 @@ def test_every_shipped_recipe_is_valid_and_found_by_its_name(path: Path) -> None
 
 def test_no_recipe_is_the_demonstration() -> None:
     assert load_config([], "train") == load_config(["sudoku-tiny"], "train")
-    assert load_config([], "sft") == load_config(["sudoku-tiny-base"], "sft")
+    assert load_config([], "sft") == load_config(["sudoku-tiny-expert"], "sft")
     assert load_config([], "compare") == load_config(["study-sudoku"], "compare")
     assert load_config(["seed=3"], "train").seed == 3
 
