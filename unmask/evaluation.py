@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from unmask.config import TrainConfig
-from unmask.generation import as_reply, generate
 from unmask.maskings import derive_seed
 from unmask.models.policy import Policy, load_policy
 from unmask.sampling.sampler import OnStep
 from unmask.sampling.settings import Sampler
 from unmask.training.data import Example
-from unmask.training.rewards import RewardTerm, score
+from unmask.training.rewards import RewardTerm
+from unmask.training.scoring import write_and_score
 from unmask.training.setup import build_problems
 
 # 97.5 % quantile of the normal distribution.
@@ -84,29 +84,21 @@ def measure(
     if not examples:
         return []
     seeds = [derive_seed("evaluation", seed, example.index) for example in examples]
-    samples = generate(
+    scored = write_and_score(
         policy,
-        [example.prompt_ids for example in examples],
+        examples,
         sampler,
         seeds,
+        reward=reward,
+        exact=exact,
         max_tokens=max_tokens,
         on_step=on_step,
     )
-    ids = samples.completion_ids.tolist()
-    texts = [policy.decode(row) for row in ids]
-    prompts = [example.prompt for example in examples]
-    replies = [as_reply(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-    columns = {
-        name: [example.columns[name] for example in examples] for name in examples[0].columns
-    }
-    rewards, _ = score(reward, prompts, replies, ids, columns)
-    solved: Sequence[float | None] = [None] * len(examples)
-    if exact is not None:
-        _, values = score([RewardTerm("exact", exact)], prompts, replies, ids, columns)
-        solved = values["exact"]
     return [
         Measurement(example.index, text, value, right)
-        for example, text, value, right in zip(examples, texts, rewards, solved, strict=True)
+        for example, text, value, right in zip(
+            examples, scored.texts, scored.totals, scored.solved, strict=True
+        )
     ]
 
 

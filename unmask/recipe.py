@@ -108,14 +108,15 @@ def replaced_sections(base: Mapping[str, Any], over: Mapping[str, Any]) -> list[
 
     Another objective brings its own estimator and advantage.
     """
+    changed = {name for name in METHOD_SECTIONS if renamed(base.get(name), over.get(name))}
+    return [name for name in METHOD_SECTIONS if "objective" in changed or name in changed]
 
-    def renamed(section: str) -> bool:
-        below, above = base.get(section), over.get(section)
-        if not isinstance(below, Mapping | DictConfig) or not isinstance(above, Mapping):
-            return False
-        return above.get("name", below.get("name")) != below.get("name")
 
-    return [name for name in METHOD_SECTIONS if renamed("objective") or renamed(name)]
+def renamed(below: Any, above: Any) -> bool:
+    """Whether a section laid over another gives it another `name`."""
+    if not isinstance(below, Mapping | DictConfig) or not isinstance(above, Mapping):
+        return False
+    return above.get("name", below.get("name")) != below.get("name")
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -11,7 +11,14 @@ from typing import Any
 
 from unmask.config import CompareConfig, TrainConfig
 from unmask.models.paths import find_local_model
-from unmask.recipe import ConfigError, config_hash, load_config, replaced_sections, validate
+from unmask.recipe import (
+    ConfigError,
+    config_hash,
+    load_config,
+    renamed,
+    replaced_sections,
+    validate,
+)
 from unmask.tasks import get_task
 
 STUDY_FILE = "study.yaml"
@@ -113,15 +120,11 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         below = base.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping) and not _renamed(below, value):
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and not renamed(below, value):
             result[key] = merged(below, value)
         else:
             result[key] = value
     return result
-
-
-def _renamed(below: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
-    return over.get("name", below.get("name")) != below.get("name")
 
 
 def _check(config: CompareConfig) -> None:

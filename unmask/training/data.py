@@ -168,3 +168,29 @@ def take(examples: Sequence[Any], cursor: int, count: int, seed: int) -> list[An
             order = torch.randperm(size, generator=generator).tolist()
         taken.append(examples[order[offset]])
     return taken
+
+
+def check_fit(fitting: int, total: int, canvas: int, what: str) -> None:
+    """Warn of what was dropped for being longer than the canvas.
+
+    Args:
+        fitting: how many are left.
+        total: how many there were.
+        canvas: `sampler.gen_length`.
+        what: one of them, in messages.
+
+    Raises:
+        ValueError: if none is left.
+    """
+    if not fitting:
+        raise ValueError(
+            f"no {what} fits sampler.gen_length={canvas}: raise it to the length of the completions"
+        )
+    if fitting < total:
+        logger.warning(
+            "dropped %d of %d %ss with more than sampler.gen_length=%d tokens",
+            total - fitting,
+            total,
+            what,
+            canvas,
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,14 +11,12 @@ import torch
 from unmask.generation import prompt_text
 from unmask.models.policy import Policy
 from unmask.sampling.sampler import completion_lengths
-from unmask.training.data import Example, require_column
+from unmask.training.data import Example, check_fit, require_column
 from unmask.training.policy_gradient import Completions
 from unmask.training.rollout import Rollout
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-logger = logging.getLogger(__name__)
 
 # In the order of a pair, with their rewards.
 SIDES = {"chosen": 1.0, "rejected": 0.0}
@@ -42,18 +39,7 @@ def encode_preferences(examples: Sequence[Example], policy: Policy, canvas: int)
         ids = {side: _encode(example, side, policy) for side in SIDES}
         if max(map(len, ids.values())) <= canvas:
             kept.append(replace(example, columns={**example.columns, "ids": ids}))
-    if not kept:
-        raise ValueError(
-            f"no preference pair fits sampler.gen_length={canvas}: raise it to the length of the "
-            "completions"
-        )
-    if len(kept) < len(examples):
-        logger.warning(
-            "dropped %d of %d preference pairs with more than sampler.gen_length=%d tokens",
-            len(examples) - len(kept),
-            len(examples),
-            canvas,
-        )
+    check_fit(len(kept), len(examples), canvas, "preference pair")
     return kept
 
 

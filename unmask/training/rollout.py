@@ -12,14 +12,15 @@ from torch import Tensor
 
 from unmask.advantages import ADVANTAGES
 from unmask.config import AdvantageConfig
-from unmask.generation import as_reply, generate, prompt_text
+from unmask.generation import prompt_text
 from unmask.maskings import derive_seed
 from unmask.models.policy import Policy
 from unmask.sampling.sampler import OnStep
 from unmask.sampling.settings import Sampler
 from unmask.training.data import Example
 from unmask.training.policy_gradient import Completions
-from unmask.training.rewards import RewardTerm, score
+from unmask.training.rewards import RewardTerm
+from unmask.training.scoring import write_and_score
 
 
 @dataclass
@@ -117,24 +118,18 @@ def collect(
     """
     repeated = [example for example in examples for _ in range(group_size)]
     sequence_ids = list(range(first_sequence, first_sequence + len(repeated)))
-    samples = generate(
+    scored = write_and_score(
         policy,
-        [example.prompt_ids for example in repeated],
+        repeated,
         sampler,
         [derive_seed("rollout", seed, rollout, number) for number in sequence_ids],
+        reward=reward,
+        exact=exact,
         max_tokens=max_tokens,
         on_step=on_step,
     )
-    ids = samples.completion_ids.tolist()
-    texts = [policy.decode(row) for row in ids]
-    prompts = [example.prompt for example in repeated]
-    replies = [as_reply(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-    columns = {name: [e.columns[name] for e in repeated] for name in repeated[0].columns}
-    totals, terms = score(reward, prompts, replies, ids, columns)
-    solved: list[float | None] = [None] * len(repeated)
-    if exact is not None:
-        solved = score([RewardTerm("exact", exact)], prompts, replies, ids, columns)[1]["exact"]
-    rewards = torch.tensor(totals, dtype=torch.float64)
+    samples, ids = scored.samples, scored.samples.completion_ids.tolist()
+    rewards = torch.tensor(scored.totals, dtype=torch.float64)
     options = {
         "group_norm": {"eps": advantage.eps, "unbiased": advantage.unbiased},
         "rloo_scaled": {"eps": advantage.eps},
@@ -147,16 +142,16 @@ def collect(
             "rollout": rollout,
             "group": number // group_size,
             "sequence": number,
-            "prompt": prompt_text(prompts[row]),
-            "completion": texts[row],
+            "prompt": prompt_text(repeated[row].prompt),
+            "completion": scored.texts[row],
             "tokens": policy.token_texts(ids[row]),
             "completion_ids": ids[row],
             "step_map": samples.step_map[row].tolist(),
             "confidence": [round(value, 4) for value in samples.confidence[row].tolist()],
-            "rewards": {name: values[row] for name, values in terms.items()},
-            "reward": totals[row],
+            "rewards": {name: values[row] for name, values in scored.terms.items()},
+            "reward": scored.totals[row],
             "advantage": advantages[row].item(),
-            "solved": solved[row],
+            "solved": scored.solved[row],
             "length": int(samples.lengths[row]),
         }
         for row, number in enumerate(sequence_ids)

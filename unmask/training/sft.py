@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from unmask.objectives.maximum_likelihood import MaximumLikelihood
 from unmask.sampling.sampler import completion_lengths
 from unmask.tasks import Task, get_task
 from unmask.training import checkpoint
-from unmask.training.data import encode_examples, load_dataset, require_column, take
+from unmask.training.data import check_fit, encode_examples, load_dataset, require_column, take
 from unmask.training.interrupt import Interruption
 from unmask.training.optimization import build_optimizer, build_scheduler
 from unmask.training.policy_gradient import Completions, streamed_backward
@@ -33,8 +32,6 @@ from unmask.training.update import make_engine
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -235,18 +232,7 @@ def encode_demonstrations(data: Dataset, policy: Policy, config: SFTConfig) -> l
         ids = policy.encode_completion(example.columns["completion"])
         if len(ids) <= canvas:
             result.append(Demonstration(example.prompt_ids, policy.fill_canvas(ids, canvas)))
-    if len(result) < len(examples):
-        logger.warning(
-            "dropped %d of %d demonstrations with more than sampler.gen_length=%d tokens",
-            len(examples) - len(result),
-            len(examples),
-            canvas,
-        )
-    if not result:
-        raise ValueError(
-            f"no demonstration fits sampler.gen_length={canvas}: raise it to the length of the "
-            "completions"
-        )
+    check_fit(len(result), len(examples), canvas, "demonstration")
     return result
 
 

@@ -9,7 +9,6 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from unmask.generation import as_reply, generate
 from unmask.maskings import derive_seed
 from unmask.models.denoiser import Denoiser
 from unmask.models.policy import Policy
@@ -17,7 +16,8 @@ from unmask.models.reference import Reference
 from unmask.objectives import Objective
 from unmask.sampling.settings import Sampler
 from unmask.training.data import Example
-from unmask.training.rewards import RewardTerm, score
+from unmask.training.rewards import RewardTerm
+from unmask.training.scoring import write_and_score
 
 
 def prompt_values(
@@ -57,19 +57,13 @@ def prompt_values(
         for number in range(count)
     ]
     with reference.active(policy.denoiser) as denoiser:
-        samples = generate(
+        scored = write_and_score(
             replace(policy, denoiser=cast(Denoiser, denoiser)),
-            [example.prompt_ids for example in repeated],
+            repeated,
             sampler,
             seeds,
+            reward=reward,
             max_tokens=max_tokens,
         )
-    ids = samples.completion_ids.tolist()
-    prompts = [example.prompt for example in repeated]
-    replies = [
-        as_reply(prompt, policy.decode(row)) for prompt, row in zip(prompts, ids, strict=True)
-    ]
-    columns = {name: [e.columns[name] for e in repeated] for name in repeated[0].columns}
-    totals, _ = score(reward, prompts, replies, ids, columns)
-    rewards = torch.tensor(totals, dtype=torch.float64).view(len(examples), count)
-    return objective.value(rewards).float(), samples.num_forwards
+    rewards = torch.tensor(scored.totals, dtype=torch.float64).view(len(examples), count)
+    return objective.value(rewards).float(), scored.samples.num_forwards
