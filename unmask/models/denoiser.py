@@ -30,6 +30,11 @@ class Denoiser(nn.Module):
         forbidden_ids: tokens that the sampler must never place (the mask token is always one).
         chunk_size: positions per slice of the vocabulary projection.
         autocast: dtype that the network computes in where its weights are float32, or None.
+
+    Attributes:
+        sampled_at: the temperature at which a sampler took the tokens, to score them as it did:
+            logits divided by it, and nothing on what it must never place. None = the model's own
+            probabilities.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class Denoiser(nn.Module):
         self.forbidden_ids = sorted({mask_token_id, *forbidden_ids})
         self.chunk_size = chunk_size
         self.autocast = autocast
+        self.sampled_at: float | None = None
 
     @property
     def causal_lm(self) -> Any:
@@ -123,13 +129,15 @@ class Denoiser(nn.Module):
             promising: how many.
 
         Returns:
-            int64 [K, top_k], -1 from where the tokens before hold `top_p` of the mass.
+            int64 [K, top_k], -1 from where the tokens before hold `top_p` of the mass of all
+            top_k, as a sampler restricts first by the one and then by the other.
         """
         hidden = self._at(ids, attention_mask, scored)
         found = []
         for piece in self._chunks(len(hidden)):
-            probs = self._project(hidden[piece]).softmax(-1)
-            mass, tokens = probs.topk(min(promising.top_k, probs.shape[-1]), dim=-1)
+            logits = self._scores(hidden[piece])
+            best, tokens = logits.topk(min(promising.top_k, logits.shape[-1]), dim=-1)
+            mass = best.softmax(-1)
             found.append(tokens.masked_fill(mass.cumsum(-1) - mass >= promising.top_p, -1))
         return torch.cat(found)
 
@@ -176,6 +184,14 @@ class Denoiser(nn.Module):
             logits = head(hidden.to(head.weight.dtype))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
+    def _scores(self, hidden: Tensor) -> Tensor:
+        """Logits that tokens are scored by: the model's, or those the sampler takes them by."""
+        logits = self._project(hidden)
+        if self.sampled_at is None:
+            return logits
+        forbidden = torch.tensor(self.forbidden_ids, device=logits.device)
+        return logits.index_fill(-1, forbidden, -torch.inf) / self.sampled_at
+
     def _at(self, ids: Tensor, attention_mask: Tensor | None, scored: Tensor) -> Tensor:
         """Hidden states [K, H] that predict the scored positions."""
         rows, columns = scored.nonzero(as_tuple=True)
@@ -187,7 +203,7 @@ class Denoiser(nn.Module):
         return [slice(start, start + size) for start in range(0, max(count, 1), size)]
 
     def _logprobs(self, hidden: Tensor, targets: Tensor, candidates: Tensor | None) -> Tensor:
-        logits = self._project(hidden)
+        logits = self._scores(hidden)
         chosen = logits.gather(-1, targets.unsqueeze(-1))
         if candidates is not None:
             left_out = (candidates < 0) | (candidates == targets.unsqueeze(-1))
