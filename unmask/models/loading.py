@@ -130,7 +130,7 @@ def load_network(
     )
     if family.is_original:
         family = replace(family, stored_head=tied)
-    _require_bidirectional(network, source)
+    require_bidirectional(network, source)
     record = family.record()
     if record:
         setattr(network.config, RECORD, record)
@@ -284,8 +284,11 @@ def _require_rotary(module: Any, config: Any) -> None:
 
 
 @torch.no_grad()
-def _require_bidirectional(network: PreTrainedModel, source: str) -> None:
-    """Early transformers 5 releases ignore `is_causal = False` without a word."""
+def require_bidirectional(network: PreTrainedModel, source: str) -> None:
+    """Raise ValueError if the last token does not reach the first position.
+
+    Early transformers 5 releases ignore `is_causal = False` without a word.
+    """
     # Random embeddings: those of the checkpoint's tokens may be equal or zero.
     width: int = network.config.hidden_size
     embedded = torch.randn(4, width, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1)

@@ -139,7 +139,9 @@ class Policy:
             prefix = "network."
             state_dict = {name.removeprefix(prefix): value for name, value in state_dict.items()}
         network: Any = self.denoiser.network
-        network.save_pretrained(folder, state_dict=state_dict)
+        # Left to decide, peft reads the base's config.json as if it were transformers' own.
+        options = {"save_embedding_layers": False} if self.has_adapters else {}
+        network.save_pretrained(folder, state_dict=state_dict, **options)
         if self.has_adapters:
             # Adapters come without a config.json, which would make transformers expect weights.
             kept = {**self.defaults, "family": {"block_length": self.family.block_length}}

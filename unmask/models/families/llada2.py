@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from unmask.models.families.spec import (
+    ATTENTION_LAYERS,
     QWEN_ONLY,
     Config,
     FamilySpec,
@@ -86,4 +87,6 @@ LLADA2 = FamilySpec(
         "temperature": 0.0,
         "remasking": "low_confidence",
     },
+    # peft takes the names of a MLP's layers for those of the stacked experts.
+    lora_targets=ATTENTION_LAYERS,
 )

@@ -63,6 +63,6 @@ LLADA_MOE = FamilySpec(
         "temperature": 0.0,
         "remasking": "low_confidence",
     },
-    # The experts are stacked in one tensor, which adapters for linear layers do not reach.
+    # The experts are no linear layers but stacked in one tensor.
     lora_targets=ATTENTION_LAYERS,
 )
