@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from unmask.models.attention import as_understood, block_causal, noisy_and_clean, positions_of
 from unmask.models.settings import Promising
 
 
@@ -27,6 +28,8 @@ class Denoiser(nn.Module):
             directions.
         mask_token_id: the token that stands for "hidden".
         shift: True where the network predicts token i at position i-1 (Dream).
+        block_length: of block-causal attention, blocks counted from the first real token; None =
+            every token attends to every other.
         forbidden_ids: tokens that the sampler must never place (the mask token is always one).
         chunk_size: positions per slice of the vocabulary projection.
         autocast: dtype that the network computes in where its weights are float32, or None.
@@ -35,6 +38,9 @@ class Denoiser(nn.Module):
         sampled_at: the temperature at which a sampler took the tokens, to score them as it did:
             logits divided by it, and nothing on what it must never place. None = the model's own
             probabilities.
+
+    Raises:
+        ValueError: if a block-causal network is said to be shifted.
     """
 
     def __init__(
@@ -43,14 +49,21 @@ class Denoiser(nn.Module):
         *,
         mask_token_id: int,
         shift: bool = False,
+        block_length: int | None = None,
         forbidden_ids: Sequence[int] = (),
         chunk_size: int = 2048,
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if shift and block_length is not None:
+            raise ValueError(
+                f"block_length={block_length} with shift=True: the first token of a block would be "
+                "predicted from the block before, which does not see it; leave one out"
+            )
         self.network = network
         self.mask_token_id = mask_token_id
         self.shift = shift
+        self.block_length = block_length
         self.forbidden_ids = sorted({mask_token_id, *forbidden_ids})
         self.chunk_size = chunk_size
         self.autocast = autocast
@@ -78,7 +91,7 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """See `token_logprobs`, or with `promising` see `promising_tokens`."""
         if promising is not None:
-            return self.promising_tokens(ids, attention_mask, scored, promising)
+            return self.promising_tokens(ids, attention_mask, scored, promising, targets)
         return self.token_logprobs(ids, attention_mask, targets, scored, candidates)
 
     def token_logprobs(
@@ -91,10 +104,14 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """log p(targets | ids) at the scored positions, nothing else.
 
+        In a block-causal network the blocks before that of a position are given as they are, their
+        hidden tokens filled in from `targets`: one pass over [noisy ; clean] for all blocks.
+
         Args:
             ids: int [N, T], with mask tokens in place of what is hidden.
             attention_mask: [N, T], 1 for real tokens and 0 for padding; None = no padding.
-            targets: int [N, T]; only read where `scored`.
+            targets: int [N, T]; read where `scored`, by a block-causal network wherever a token
+                is hidden.
             scored: bool [N, T].
             candidates: int [K, C], the tokens that the softmax of each scored position runs over,
                 beside the target; -1 = none. None = the whole vocabulary.
@@ -103,7 +120,7 @@ class Denoiser(nn.Module):
             float32 (float64 of a float64 network) [K], K = number of scored positions, in
             row-major order.
         """
-        hidden, wanted = self._at(ids, attention_mask, scored), targets[scored]
+        hidden, wanted = self._at(ids, attention_mask, scored, targets), targets[scored]
         pieces = []
         for piece in self._chunks(len(wanted)):
             among = None if candidates is None else candidates[piece]
@@ -118,7 +135,12 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def promising_tokens(
-        self, ids: Tensor, attention_mask: Tensor | None, scored: Tensor, promising: Promising
+        self,
+        ids: Tensor,
+        attention_mask: Tensor | None,
+        scored: Tensor,
+        promising: Promising,
+        targets: Tensor | None = None,
     ) -> Tensor:
         """The most probable tokens at the scored positions, for `token_logprobs`.
 
@@ -127,12 +149,14 @@ class Denoiser(nn.Module):
             attention_mask: [N, T] or None.
             scored: bool [N, T], of which K are True.
             promising: how many.
+            targets: int [N, T], what a block-causal network fills hidden tokens of earlier blocks
+                in from; None = as they are.
 
         Returns:
             int64 [K, top_k], -1 from where the tokens before hold `top_p` of the mass of all
             top_k, as a sampler restricts first by the one and then by the other.
         """
-        hidden = self._at(ids, attention_mask, scored)
+        hidden = self._at(ids, attention_mask, scored, targets)
         found = []
         for piece in self._chunks(len(hidden)):
             logits = self._scores(hidden[piece])
@@ -164,17 +188,27 @@ class Denoiser(nn.Module):
         return (columns - 1).clamp(min=0) if self.shift else columns
 
     def _hidden_states(self, ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        decoder = self.causal_lm.get_decoder()
+        """Hidden states [N, T, H] of one pass over the tokens as they are."""
+        if self.block_length is not None:
+            positions = positions_of(attention_mask, ids)
+            return self._decode(ids, positions, block_causal(positions, self.block_length))
         # Counted from the first real token: rounding in the rotary embedding would otherwise
         # depend on the padding.
-        positions = None if attention_mask is None else (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        found = None if attention_mask is None else positions_of(attention_mask, ids)
+        return self._decode(ids, found, attention_mask)
+
+    def _decode(self, ids: Tensor, positions: Tensor | None, mask: Tensor | None) -> Tensor:
+        decoder = self.causal_lm.get_decoder()
+        if mask is not None and mask.dim() == 4:
+            dtype = self.autocast or next(decoder.parameters()).dtype
+            mask = as_understood(mask, decoder.config._attn_implementation, dtype)
         # One context per pass: autocast's weight cache must not carry over from a pass without a
         # graph into one with a graph.
         with torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None):
             return decoder(
                 input_ids=ids,
-                attention_mask=attention_mask,
-                position_ids=positions,
+                attention_mask=mask,
+                position_ids=None if positions is None else positions.clamp(min=0),
                 use_cache=False,
             ).last_hidden_state
 
@@ -192,10 +226,23 @@ class Denoiser(nn.Module):
         forbidden = torch.tensor(self.forbidden_ids, device=logits.device)
         return logits.index_fill(-1, forbidden, -torch.inf) / self.sampled_at
 
-    def _at(self, ids: Tensor, attention_mask: Tensor | None, scored: Tensor) -> Tensor:
+    def _at(
+        self, ids: Tensor, attention_mask: Tensor | None, scored: Tensor, targets: Tensor | None
+    ) -> Tensor:
         """Hidden states [K, H] that predict the scored positions."""
         rows, columns = scored.nonzero(as_tuple=True)
-        return self._hidden_states(ids, attention_mask)[rows, self._source(columns)]
+        if self.block_length is None:
+            return self._hidden_states(ids, attention_mask)[rows, self._source(columns)]
+        clean = ids if targets is None else torch.where(ids == self.mask_token_id, targets, ids)
+        positions = positions_of(attention_mask, ids)
+        start = _first_noisy_column(positions, rows, columns, self.block_length)
+        noisy = torch.arange(start, ids.shape[1], device=ids.device)
+        hidden = self._decode(
+            torch.cat([ids[:, start:], clean], dim=1),
+            torch.cat([positions[:, start:], positions], dim=1),
+            noisy_and_clean(positions, noisy, self.block_length),
+        )
+        return hidden[rows, columns - start]
 
     def _chunks(self, count: int) -> list[slice]:
         """At least one, so that every pass uses the vocabulary projection."""
@@ -210,3 +257,10 @@ class Denoiser(nn.Module):
             others = logits.gather(-1, candidates.clamp(min=0)).masked_fill(left_out, -torch.inf)
             logits = torch.cat([chosen, others], dim=-1)
         return chosen.squeeze(-1) - logits.logsumexp(-1)
+
+
+def _first_noisy_column(positions: Tensor, rows: Tensor, columns: Tensor, block_length: int) -> int:
+    """Where the first block with a scored token begins, over all rows."""
+    if not len(columns):
+        return positions.shape[1] - 1
+    return int((columns - positions[rows, columns] % block_length).min())
