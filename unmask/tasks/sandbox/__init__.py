@@ -1,7 +1,8 @@
 """Where programs that a model wrote are run: never in our process.
 
+    program = Program("def f(x): return x + 1", ("assert f(1) == 2",), names={"f": "f"})
     with Sandbox(SandboxSettings(time_limit=3)) as sandbox:
-        [verdict] = sandbox.run([Program("def f(x): return x + 1", ("assert f(1) == 2",), names={"f": "f"})])
+        [verdict] = sandbox.run([program])
 
 `Sandbox.run` tests programs and cannot be fooled by them; `Sandbox.score` calls a library's scorer
 that is not safe on model text. See docs/sandbox.md for what is defended against, and how.

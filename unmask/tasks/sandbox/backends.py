@@ -8,6 +8,7 @@ anybody else it gets a user namespace, in which limits are counted apart.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import py_compile
@@ -25,7 +26,14 @@ from unmask.tasks.sandbox.settings import INSTALL_BUBBLEWRAP, SandboxError, Sand
 
 INSIDE = Path(__file__).parent / "inside"
 MOUNTED = "/unmask"
-_START = "import sys; sys.path.insert(0, {folder!r}); sys.path += {site!r}; import {script}; {script}.main(sys.argv[1:])"
+_START = (
+    "import sys; sys.path.insert(0, {folder!r}); sys.path += {site!r}; "
+    "import {script}; {script}.main(sys.argv[1:])"
+)
+_PROBE = (
+    "import os, sys; user = int(sys.argv[1]); user and os.setresuid(user, user, user); "
+    "open('/tmp/probe', 'w')"
+)
 MIB = 1 << 20
 
 
@@ -72,10 +80,8 @@ class _Started:
 
     def kill(self) -> None:
         if self._group:
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, 9)
-            except (ProcessLookupError, PermissionError):
-                pass
         self._process.kill()
         self._process.wait()
 
@@ -190,9 +196,8 @@ class Bubblewrap:
 
     def _probe(self) -> str:
         """Why bubblewrap cannot run, or nothing."""
-        check = "import os, sys; user = int(sys.argv[1]); user and os.setresuid(user, user, user); open('/tmp/x', 'w')"
         user = self._users[0] if self._users else 0
-        inner = [_interpreter(), "-I", "-S", "-c", check, str(user)]
+        inner = [_interpreter(), "-I", "-S", "-c", _PROBE, str(user)]
         try:
             done = self._popen(inner, subprocess.DEVNULL, False, subprocess.PIPE)
             _, errors = done.communicate(timeout=30)
@@ -272,7 +277,8 @@ def _user_range() -> tuple[int, int] | None:
     """First of a range of unused user ids and its size, where we are root and may become them."""
     if os.geteuid() != 0:
         return None
-    extents = [tuple(map(int, line.split())) for line in open("/proc/self/uid_map")]
+    lines = Path("/proc/self/uid_map").read_text("ascii").splitlines()
+    extents = [tuple(map(int, line.split())) for line in lines]
     first, _, count = max(extents, key=lambda extent: extent[2])
     if count < 2:
         return None

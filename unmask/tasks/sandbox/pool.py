@@ -96,7 +96,6 @@ class Sandbox:
     Args:
         settings: backend and limits.
         modules: to be imported once, before any scorer runs, such as ("reasoning_gym",).
-        paths: Python source folders that scorers may import from.
 
     Raises:
         SandboxError: if the backend is missing, refused or does not work.
@@ -253,9 +252,8 @@ class _Worker:
             )
         if answer["result"]:
             self.close()
-            raise SandboxError(
-                f"a scorer's module cannot be imported in the sandbox: {'; '.join(answer['result'])}"
-            )
+            reasons = "; ".join(answer["result"])
+            raise SandboxError(f"a scorer's module cannot be imported in the sandbox: {reasons}")
 
     def _send(self, job: Mapping[str, Any], descriptors: Sequence[int]) -> None:
         assert self._control is not None
@@ -294,7 +292,7 @@ class _Worker:
                 answer = self._receive(limit + 2 * GRACE)
                 if answer is not None:
                     return answer, reason
-            elif now < limit + 2 * GRACE and not (reason.startswith("the memory") and not candidate):
+            elif now < limit + 2 * GRACE and (candidate is not None or "memory" not in reason):
                 continue
             self.close()
             return None, reason or "it ended without a verdict"

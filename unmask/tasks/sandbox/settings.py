@@ -49,7 +49,7 @@ class SandboxSettings:
         """Validate the settings."""
         if not (math.isfinite(self.time_limit) and 0.1 <= self.time_limit <= 3600):
             raise ValueError(
-                f"time_limit={self.time_limit}: a program needs a limit between 0.1 and 3600 seconds"
+                f"time_limit={self.time_limit}: give a program between 0.1 and 3600 seconds"
             )
         for name, least in (("memory", 64), ("disk", 1), ("processes", 1), ("workers", 1)):
             value = getattr(self, name)
@@ -90,6 +90,6 @@ class SandboxSettings:
                 )
             if not os.environ.get("E2B_API_KEY"):
                 raise SandboxError(
-                    "sandbox.backend=e2b: the variable E2B_API_KEY is not set: export E2B_API_KEY=..."
+                    "sandbox.backend=e2b: the variable E2B_API_KEY is not set: export it"
                 )
         return name

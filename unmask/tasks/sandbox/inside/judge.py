@@ -49,6 +49,7 @@ class Remote:
             object.__setattr__(self, name, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it over there."""
         return self._channel.call(self, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:

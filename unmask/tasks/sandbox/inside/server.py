@@ -1,4 +1,4 @@
-"""A process that waits inside a sandbox and forks a child for each job, so that imports are paid once.
+"""Waits inside a sandbox and forks a child for each job, so that imports are paid once.
 
 A job names a function; the child runs it and its return value is the result. When the child is
 done, or its time is over, everything that it left running is killed and its files are removed

@@ -9,11 +9,14 @@ Only modules that start at no cost are imported: every program waits for this fi
 
 from __future__ import annotations
 
-import sys
 from _json import encode_basestring_ascii
-from collections.abc import Callable
 from posix import read, write
-from typing import Any
+
+# `typing` would be most of the time of a start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 MAX_LINE = 8 << 20
 SMALL = 1 << 63
@@ -38,10 +41,11 @@ class Closed(BaseException):
 
 
 class Line:
-    """One message a line over a file descriptor, of at most 8 MiB."""
+    """One message a line over a socket or two pipes, of at most 8 MiB."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, source: int, sink: int | None = None) -> None:
+        self._source = source
+        self._sink = source if sink is None else sink
         self._rest = b""
 
     def send(self, text: str) -> None:
@@ -49,7 +53,7 @@ class Line:
         data = text.encode("ascii") + b"\n"
         try:
             while data:
-                data = data[write(self._descriptor, data) :]
+                data = data[write(self._sink, data) :]
         except OSError:
             raise Closed from None
 
@@ -61,7 +65,7 @@ class Line:
             if size > MAX_LINE:
                 raise Closed
             try:
-                parts.append(read(self._descriptor, 1 << 16))
+                parts.append(read(self._source, 1 << 16))
             except OSError:
                 raise Closed from None
             if not parts[-1]:
@@ -206,5 +210,3 @@ def builtin_error(names: list[str], message: str) -> BaseException:
 def ancestry(error: BaseException) -> list[str]:
     """Names of an exception's classes, nearest first."""
     return [kind.__name__ for kind in type(error).__mro__]
-
-
