@@ -27,12 +27,12 @@ from unmask.tasks.sandbox.settings import INSTALL_BUBBLEWRAP, SandboxError, Sand
 INSIDE = Path(__file__).parent / "inside"
 MOUNTED = "/unmask"
 _START = (
-    "import sys; sys.path.insert(0, {folder!r}); sys.path += {site!r}; "
+    "import sys; sys.path[0] = {folder!r}; sys.path += {site!r}; "
     "import {script}; {script}.main(sys.argv[1:])"
 )
 _PROBE = (
     "import os, sys; user = int(sys.argv[1]); user and os.setresuid(user, user, user); "
-    "open('/tmp/probe', 'w')"
+    "open('/tmp/probe', 'w'); import typing"
 )
 MIB = 1 << 20
 
@@ -269,6 +269,9 @@ def _mounts(site: bool) -> tuple[str, ...]:
     prefixes = {str(Path(_interpreter()).parents[1]), os.path.realpath(sys.base_prefix)}
     for prefix in sorted(prefixes | set(_site() if site else [])):
         if not prefix.startswith("/usr/") and prefix not in ("/", "/usr"):
+            # A home is closed to others, and its name here would be so too.
+            for parent in reversed(Path(prefix).parents[:-1]):
+                found += ["--perms", "0755", "--dir", str(parent)]
             found += ["--ro-bind", prefix, prefix]
     return tuple(found)
 
