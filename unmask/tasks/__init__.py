@@ -31,12 +31,12 @@ def get_task(name: str, *, sandbox: SandboxSettings | None = None, **options: An
 
     Args:
         name: one of `TASKS`.
-        sandbox: for a task that runs programs; the others do not see it.
+        sandbox: where a task that runs programs shall run them; the others do not see it.
         options: fields of the task.
 
     Raises:
         ValueError: for an unknown name or option, naming the known and the nearest one, or for
-            an option out of its range.
+            an option out of its range; SandboxError if programs cannot be run as asked.
     """
     check_choice("task", name, TASKS)
     known = dict(inspect.signature(TASKS[name]).parameters)
@@ -44,6 +44,7 @@ def get_task(name: str, *, sandbox: SandboxSettings | None = None, **options: An
     for option in options:
         check_choice(f"option of task {name}:", option, known)
     if runs_programs and sandbox is not None:
+        sandbox.resolve()
         options["sandbox"] = sandbox
     return TASKS[name](**options)
 

@@ -201,7 +201,7 @@ class Code:
             raise ValueError(f"problems={self.problems!r} has none in split {split!r}: use 'all'")
         draws = Draws(stream_seed(self.name, seed))
         # A shuffle whose first rows do not depend on the size.
-        chosen = []
+        chosen: list[CodeProblem] = []
         while problems and len(chosen) < size:
             place = draws.below(len(problems))
             problems[place], problems[-1] = problems[-1], problems[place]

@@ -229,7 +229,7 @@ def _import_line(name: str) -> str:
 
 @functools.cache
 def _standard_names() -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for module in reversed(MODULES):
         public = importlib.import_module(module)
         names = getattr(public, "__all__", None) or dir(public)

@@ -75,7 +75,8 @@ def complete_program(code: str, stub: str, entry: str) -> str:
 def _blocks(text: str) -> list[tuple[str, str]]:
     """(language, content) of each fenced block."""
     found: list[tuple[str, str]] = []
-    fence, language, content = "", "", []
+    content: list[str] = []
+    fence = language = ""
     # Python's own splitlines also cuts at characters that may stand in a string.
     for line in text.replace("\r\n", "\n").split("\n"):
         stripped = line.strip()

@@ -107,7 +107,7 @@ class Plain:
         ]
         process = subprocess.Popen(
             command,
-            stdin=end,
+            stdin=end.fileno(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=dict(_environment()),
@@ -157,10 +157,10 @@ class Bubblewrap:
             user = first + (os.getpid() * 512 + slot) % count
         bounds = _bounds(self._settings, user, self._settings.processes)
         inner = [*_python(script, MOUNTED, site), *arguments, *bounds]
-        return _Started(self._popen(inner, end, site), group=False)
+        return _Started(self._popen(inner, end.fileno(), site), group=False)
 
     def _popen(
-        self, inner: Sequence[str], end: socket | int, site: bool, errors: int = subprocess.DEVNULL
+        self, inner: Sequence[str], end: int, site: bool, errors: int = subprocess.DEVNULL
     ) -> subprocess.Popen[bytes]:
         filter_file = os.memfd_create("seccomp", 0)
         try:

@@ -231,7 +231,7 @@ class _Worker:
 
     def _require_server(self) -> None:
         """A server that answers; started where there is none or it died."""
-        if self._server is not None and not select.select([self._control], [], [], 0)[0]:
+        if self._control is not None and not select.select([self._control], [], [], 0)[0]:
             return
         self.close()
         self._control, theirs = socket.socketpair()

@@ -139,11 +139,6 @@ def _await(_: Candidate, target: Any) -> Any:
     return asyncio.run(target)
 
 
-def _iterate(candidate: Candidate, target: Any) -> list[Any]:
-    # Handed over as a handle, so that an endless iterator costs only what is taken from it.
-    return candidate._objects[candidate._number(iter(target))]  # type: ignore[no-any-return]
-
-
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "load": Candidate.load,
     "get": Candidate.get,
@@ -154,7 +149,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "set_item": lambda _, target, key, value: target.__setitem__(key, value),
     "delete_item": _delete_item,
     "length": lambda _, target: len(target),
-    "iterate": _iterate,
+    # A handle crosses, so that an endless iterator costs only what is taken from it.
+    "iterate": lambda _, target: iter(target),
     "next": lambda _, target: next(target),
     "text": lambda _, target: str(target),
     "repr": lambda _, target: repr(target),

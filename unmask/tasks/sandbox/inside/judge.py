@@ -17,7 +17,7 @@ import json
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import wire
 
@@ -135,7 +135,7 @@ class Channel:
                 continue
             if message[0] == "error":
                 error = wire.builtin_error(message[1], str(message[2]))
-                error.candidate_classes = message[3]  # type: ignore[attr-defined]
+                error.candidate_classes = message[3]
                 raise error
             if message[0] != "ok":
                 self._break()
@@ -180,7 +180,7 @@ class Channel:
 
     def _write_back(self, arguments: Sequence[Any], changed: Any) -> None:
         for argument, new in zip(arguments, changed, strict=False):
-            value = None if new is None else self._unpack(new)
+            value: Any = None if new is None else self._unpack(new)
             if type(argument) is not type(value):
                 continue
             if isinstance(argument, list | bytearray):
@@ -231,7 +231,7 @@ class Channel:
             raise
         self._break()
 
-    def _break(self) -> Any:
+    def _break(self) -> NoReturn:
         self.closed = True
         raise wire.Closed
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_LINE = 8 << 20
 SMALL = 1 << 63
+SEQUENCES: dict[str, Any] = {"l": list, "t": tuple, "s": set, "f": frozenset}
 # Standard library values that compare by value: type -> how to make an equal one.
 BY_ARGUMENTS: dict[tuple[str, str], Callable[[Any], list[Any]]] = {
     ("fractions", "Fraction"): lambda x: [x.numerator, x.denominator],
@@ -117,9 +118,9 @@ def pack(value: Any, export: Callable[[Any], list[Any]]) -> Any:
     if arguments is not None:
         module, name = kind.__module__, kind.__name__
         return ["v", module, name, [pack(item, export) for item in arguments(value)]]
-    for tag, types in (("l", list), ("t", tuple), ("s", set), ("f", frozenset)):
-        if isinstance(value, types):
-            return [tag, *(pack(item, export) for item in types.__iter__(value))]
+    for tag, plain in SEQUENCES.items():
+        if isinstance(value, plain):
+            return [tag, *(pack(item, export) for item in plain.__iter__(value))]
     if isinstance(value, dict):
         pairs = dict.items(value)
         return ["d", *([pack(key, export), pack(item, export)] for key, item in pairs)]
@@ -145,9 +146,8 @@ def unpack(data: Any, resolve: Callable[[list[Any]], Any]) -> Any:
     if not isinstance(data, list):
         return data
     tag, items = data[0], data[1:]
-    if tag in ("l", "t", "s", "f"):
-        made = [unpack(item, resolve) for item in items]
-        return made if tag == "l" else {"t": tuple, "s": set, "f": frozenset}[tag](made)
+    if tag in SEQUENCES:
+        return SEQUENCES[tag](unpack(item, resolve) for item in items)
     if tag == "d":
         return {unpack(key, resolve): unpack(item, resolve) for key, item in items}
     if tag == "i":
