@@ -187,6 +187,9 @@ class Bubblewrap:
             command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         for name, value in _environment():
             command += ["--setenv", name, value]
+        # What bubblewrap makes on the way is closed to the script's user.
+        for folder in ("/dev", "/etc"):
+            command += ["--perms", "0755", "--dir", folder]
         command += _mounts(site)
         command += ["--ro-bind", str(INSIDE), MOUNTED]
         for device in ("null", "zero", "urandom"):

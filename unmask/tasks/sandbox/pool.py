@@ -61,10 +61,12 @@ class Verdict:
     Attributes:
         passed: one boolean per test; False where it was not reached.
         reason: of the first failure, empty if all passed.
+        seconds: of wall clock, its start included.
     """
 
     passed: tuple[bool, ...]
     reason: str = ""
+    seconds: float = field(default=0.0, compare=False)
 
     @property
     def fraction(self) -> float:
@@ -179,6 +181,8 @@ class _Worker:
 
     def run(self, program: Program) -> Verdict:
         failed = (False,) * max(1, len(program.tests))
+        self._require_server()
+        began = time.monotonic()
         job = {
             "function": "judge",
             "code": program.code,
@@ -187,7 +191,6 @@ class _Worker:
             "names": dict(program.names),
             "seconds": self._settings.time_limit + GRACE,
         }
-        self._require_server()
         ours, theirs = socket.socketpair()
         try:
             candidate = self._launcher.start("candidate", [], theirs, 2 * self._slot + 1)
@@ -199,12 +202,13 @@ class _Worker:
             answer, reason = self._wait(candidate)
         finally:
             candidate.kill()
+        seconds = time.monotonic() - began
         if answer is None or not isinstance(answer.get("result"), dict):
-            return Verdict(failed, reason or str((answer or {}).get("error", "no verdict")))
+            reason = reason or str((answer or {}).get("error", "no verdict"))
+            return Verdict(failed, reason, seconds)
         result = answer["result"]
-        return Verdict(
-            tuple(map(bool, result["passed"])) or failed, reason or str(result["reason"])
-        )
+        passed = tuple(map(bool, result["passed"])) or failed
+        return Verdict(passed, reason or str(result["reason"]), seconds)
 
     def score(self, function: str, arguments: Sequence[Any]) -> Outcome:
         self._require_server()

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 MAX_LINE = 8 << 20
 SMALL = 1 << 63
+# Functions that cross by name; `eval` and its like stay where they are.
+FUNCTIONS = frozenset(
+    ("abs", "all", "any", "bin", "chr", "divmod", "hash", "hex", "isinstance", "len", "max", "min")
+    + ("next", "oct", "ord", "pow", "print", "repr", "round", "sorted", "sum")
+)
 SEQUENCES: dict[str, Any] = {"l": list, "t": tuple, "s": set, "f": frozenset}
 # Standard library values that compare by value: type -> how to make an equal one.
 BY_ARGUMENTS: dict[tuple[str, str], Callable[[Any], list[Any]]] = {
@@ -130,8 +135,10 @@ def pack(value: Any, export: Callable[[Any], list[Any]]) -> Any:
         return ["r", value.start, value.stop, value.step]
     if kind is type(Ellipsis) or value is NotImplemented:
         return ["n", repr(value)]
-    if kind in (type, type(len)) and getattr(value, "__module__", "") == "builtins":
-        return ["n", value.__name__]
+    if getattr(value, "__module__", "") == "builtins" and (kind is type or kind is type(len)):
+        name = value.__name__
+        if kind is type or name in FUNCTIONS:
+            return ["n", name]
     if kind.__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist"):
         return _pack_numpy(value, export)
     return export(value)
@@ -167,11 +174,11 @@ def unpack(data: Any, resolve: Callable[[list[Any]], Any]) -> Any:
         kind = getattr(__import__(module), name)
         return kind(*(unpack(item, resolve) for item in arguments))
     if tag == "a":
-        import numpy
-
         dtype, shape, values = items
         if not isinstance(dtype, str) or dtype[1:2] not in tuple("biufcU") or len(dtype) > 6:
             raise ValueError(f"{dtype!r} is no plain array")
+        import numpy
+
         return numpy.array(unpack(values, resolve), dtype=dtype).reshape(shape)
     return resolve(data)
 
@@ -187,10 +194,10 @@ def _pack_numpy(value: Any, export: Callable[[Any], list[Any]]) -> Any:
 def _builtin(name: str) -> Any:
     import builtins
 
-    value = getattr(builtins, name)
-    if not isinstance(value, type | type(len) | type(Ellipsis) | type(NotImplemented)):
-        raise ValueError(f"{name} is no builtin type or function")
-    return value
+    value = getattr(builtins, str(name))
+    if name in FUNCTIONS or value is Ellipsis or value is NotImplemented or type(value) is type:
+        return value
+    raise ValueError(f"{name} does not cross")
 
 
 def builtin_error(names: list[str], message: str) -> BaseException:
