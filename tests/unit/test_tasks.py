@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from unmask.tasks import TASKS, Countdown, Sudoku, Task, answer_text, completion_text, get_task
+from unmask.tasks import Countdown, Sudoku, Task, answer_text, completion_text, get_task
 from unmask.tasks.draws import split_of
 
 # Data of an earlier run would silently change with any of these.

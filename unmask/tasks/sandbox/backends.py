@@ -30,10 +30,25 @@ _START = (
     "import sys; sys.path[0] = {folder!r}; sys.path += {site!r}; "
     "import {script}; {script}.main(sys.argv[1:])"
 )
-_PROBE = (
-    "import os, sys; user = int(sys.argv[1]); user and os.setresuid(user, user, user); "
-    "open('/tmp/probe', 'w'); import typing"
-)
+# A process limit that does not bind (a global root's) would let one program take the machine.
+_PROBE = """
+import os, resource, sys, typing
+user = int(sys.argv[1])
+if user:
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+open("/tmp/probe", "w").close()
+open("/dev/null").close()
+resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+try:
+    child = os.fork()
+except OSError:
+    sys.exit(0)
+if child == 0:
+    os._exit(0)
+sys.exit("the process limit does not bind its user")
+"""
 MIB = 1 << 20
 
 

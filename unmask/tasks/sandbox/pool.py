@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import atexit
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -18,7 +19,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -30,6 +31,9 @@ from unmask.tasks.sandbox.settings import SandboxError, SandboxSettings
 GRACE = 2.0
 START_LIMIT = 120.0
 WATCH_EVERY = 0.05
+OVERTIME = "the time limit passed"
+# Bubblewrap's two, and the script itself.
+SERVICE_PROCESSES = 3
 HEADER = 8
 MOST_REPLY = 1 << 24
 ItemT = TypeVar("ItemT")
@@ -279,27 +283,40 @@ class _Worker:
         tests had passed. Only a judge or scorer that hangs itself costs the server.
         """
         limit = time.monotonic() + self._settings.time_limit
-        reason = ""
-        assert self._control is not None
+        reason, patience = "", math.inf
+        watched = candidate or self._server
+        assert self._control is not None and watched is not None
         while True:
             now = time.monotonic()
             if not reason:
-                watched = candidate or self._server
-                assert watched is not None
-                if now >= limit:
-                    reason = "the time limit passed"
-                elif _memory(watched.pid) > self._settings.memory << 20:
-                    reason = "the memory limit passed"
+                reason = OVERTIME if now >= limit else self._excess(watched.pid)
                 if reason and candidate is not None:
                     candidate.kill()
+                    patience = now + 2 * GRACE
+                elif reason:
+                    # The server ends a scorer that takes too long, but not one that takes too much.
+                    patience = now + GRACE if reason == OVERTIME else now
             if select.select([self._control], [], [], WATCH_EVERY)[0]:
                 answer = self._receive(limit + 2 * GRACE)
                 if answer is not None:
                     return answer, reason
-            elif now < limit + 2 * GRACE and (candidate is not None or "memory" not in reason):
+            elif now < patience:
                 continue
             self.close()
             return None, reason or "it ended without a verdict"
+
+    def _excess(self, pid: int) -> str:
+        """What a group of processes has too much of together, or nothing.
+
+        The kernel holds each process to its own limits; this holds their sum.
+        """
+        most = self._settings.processes + SERVICE_PROCESSES
+        group = list(itertools.islice(_descendants(pid), most + 1))
+        if len(group) > most:
+            return "the process limit passed"
+        if _memory(group) > self._settings.memory << 20:
+            return "the memory limit passed"
+        return ""
 
     def _receive(self, deadline: float) -> dict[str, Any] | None:
         data = b""
@@ -327,10 +344,10 @@ class _Worker:
         return answer if isinstance(answer, dict) else None
 
 
-def _memory(pid: int) -> int:
-    """Bytes of memory of a process and its descendants that no file backs."""
+def _memory(processes: Iterable[int]) -> int:
+    """Bytes of memory of processes that no file backs."""
     total = 0
-    for process in _descendants(pid):
+    for process in processes:
         try:
             with open(f"/proc/{process}/status") as status:
                 fields = dict(line.split(":", 1) for line in status)

@@ -22,9 +22,9 @@ MAX_LINE = 8 << 20
 SMALL = 1 << 63
 # Functions that cross by name; `eval` and its like stay where they are.
 FUNCTIONS = frozenset(
-    ("abs", "all", "any", "bin", "chr", "divmod", "hash", "hex", "isinstance", "len", "max", "min")
-    + ("next", "oct", "ord", "pow", "print", "repr", "round", "sorted", "sum")
-)
+    ("abs", "all", "any", "bin", "chr", "divmod", "hash", "hex", "isinstance", "len", "max", "min",
+     "next", "oct", "ord", "pow", "print", "repr", "round", "sorted", "sum")
+)  # fmt: skip
 SEQUENCES: dict[str, Any] = {"l": list, "t": tuple, "s": set, "f": frozenset}
 # Standard library values that compare by value: type -> how to make an equal one.
 BY_ARGUMENTS: dict[tuple[str, str], Callable[[Any], list[Any]]] = {
