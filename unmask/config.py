@@ -27,6 +27,7 @@ from unmask.estimators import ELBO, ESTIMATORS, Estimator
 from unmask.models.settings import LoRA, Promising, TinyArchitecture
 from unmask.objectives import ESPO, OBJECTIVES, Objective
 from unmask.sampling.settings import Sampler
+from unmask.tasks.sandbox.settings import SandboxSettings
 
 Count = Annotated[int, Field(ge=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -306,6 +307,7 @@ class TrainConfig(Section):
         model: the checkpoint.
         task: prompts and the default reward.
         reward: terms of the reward; null = the task's own.
+        sandbox: where programs that the model writes are run.
         sampler: how completions are written.
         objective: the loss, by name.
         estimator: of a completion's likelihood, by name.
@@ -324,6 +326,7 @@ class TrainConfig(Section):
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
     reward: list[RewardConfig] | None = None
+    sandbox: SandboxSettings = SandboxSettings()
     sampler: Sampler = Sampler()
     objective: Annotated[Objective, _objective, _dump_objective] = ESPO()
     estimator: Annotated[Estimator, _estimator, _dump_estimator] = ELBO()
