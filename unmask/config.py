@@ -137,6 +137,10 @@ class ModelConfig(Section):
         attention: transformers' attention implementation.
         gradient_checkpointing: recompute activations in the backward pass.
         lora: train low-rank adapters instead of all weights.
+        mask_token_id: the mask token, where the checkpoint does not name it; null = as it says.
+        block_length: of block-causal attention, where the checkpoint does not tell; null = as it
+            says, or its family's.
+        quantization: 4bit or 8bit weights under adapters, through bitsandbytes on CUDA.
     """
 
     path: str = "tiny-sudoku"
@@ -145,6 +149,9 @@ class ModelConfig(Section):
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
     gradient_checkpointing: bool = False
     lora: LoRA | None = None
+    mask_token_id: int | None = Field(None, ge=0)
+    block_length: int | None = Field(None, ge=1)
+    quantization: Literal["4bit", "8bit"] | None = None
 
 
 class TaskConfig(Section):
@@ -402,11 +409,18 @@ class SFTModelConfig(Section):
         path: a checkpoint as in `train`; null = build `init`.
         init: the shape of a new tiny model, with a tokenizer of the task's symbols.
         lora: train low-rank adapters instead of all weights.
+        mask_token_id: the mask token, where the checkpoint does not name it; null = as it says.
+        block_length: of block-causal attention, where the checkpoint does not tell; null = as it
+            says, or its family's.
+        quantization: 4bit or 8bit weights under adapters, through bitsandbytes on CUDA.
     """
 
     path: str | None = None
     init: TinyArchitecture = TinyArchitecture()
     lora: LoRA | None = None
+    mask_token_id: int | None = Field(None, ge=0)
+    block_length: int | None = Field(None, ge=1)
+    quantization: Literal["4bit", "8bit"] | None = None
 
 
 class DemonstrationConfig(Section):

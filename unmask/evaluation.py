@@ -142,6 +142,10 @@ def evaluate(config: TrainConfig, policy: Policy | None = None) -> dict[str, dic
             family=config.model.family,
             dtype=config.model.dtype,
             attention=config.model.attention,
+            mask_token_id=config.model.mask_token_id,
+            block_length=config.model.block_length,
+            quantization=config.model.quantization,
+            device="cuda" if config.model.quantization else "cpu",
         )
     problems.encode(policy, config)
     return {

@@ -118,6 +118,7 @@ def sample(
         return []
     encoded = [policy.encode(prompt) for prompt in prompts]
     policy.require_room(max(map(len, encoded)) + sampler.gen_length)
+    policy.require_blocks(sampler.block_length)
     seeds = [derive_seed("sample", seed, index) for index in range(len(prompts))]
     samples = generate(policy, encoded, sampler, seeds, on_step=on_step)
     return [

@@ -18,6 +18,7 @@ from unmask.models.denoiser import Denoiser
 from unmask.models.families import Family, find_spec, recognise
 from unmask.models.loading import fit_tokenizer, load_network, load_tokenizer, read_json
 from unmask.models.paths import resolve_model_path
+from unmask.models.quantization import quantize, require_quantization
 from unmask.models.settings import LoRA
 
 Prompt = str | list[dict[str, str]]
@@ -112,6 +113,15 @@ class Policy:
                 f"{limit} positions: lower sampler.gen_length or task.max_prompt_length"
             )
 
+    def require_blocks(self, block_length: int) -> None:
+        """Raise ValueError if the sampler's blocks would reach over those of the network."""
+        own = self.family.block_length
+        if own is not None and own % block_length:
+            raise ValueError(
+                f"sampler.block_length={block_length} does not divide the blocks of {own} tokens "
+                f"that {self.source or 'the model'} attends in: set it to {own}"
+            )
+
     @property
     def defaults(self) -> dict[str, Any]:
         """Sections of a recipe that the model was trained with: `sampler` and `task`, if any."""
@@ -184,6 +194,7 @@ def load_policy(
     Raises:
         ValueError: if the folder is no checkpoint that a family here runs.
     """
+    require_quantization(quantization)
     folder = resolve_model_path(path)
     adapters, base = None, folder
     kept: dict[str, Any] | None = None
@@ -208,7 +219,13 @@ def load_policy(
         tokenizer = load_tokenizer(base, spec, path)
     fit_tokenizer(tokenizer, found, path)
     network, found = load_network(
-        base, content, found, source=path, dtype=dtype, attention=attention, device=device
+        base,
+        content,
+        found,
+        source=path,
+        dtype=dtype,
+        attention=attention,
+        device="cpu" if quantization else device,
     )
     vocabulary = network.config.vocab_size
     if vocabulary < len(tokenizer):
@@ -216,6 +233,8 @@ def load_policy(
             f"{path} has {vocabulary} embeddings for a tokenizer of {len(tokenizer)} tokens: "
             "they do not belong together, so save the model with its own tokenizer"
         )
+    if quantization is not None:
+        quantize(network, quantization, device)
     if gradient_checkpointing:
         # transformers renames the method during 5.x.
         old = network.gradient_checkpointing_enable

@@ -55,6 +55,7 @@ class Problems:
             )
         longest = max(len(example.prompt_ids) for example in [*self.train, *self.held_out])
         policy.require_room(longest + config.sampler.gen_length)
+        policy.require_blocks(config.sampler.block_length)
 
 
 def build_config(

@@ -16,6 +16,7 @@ from unmask.maskings import derive_seed
 from unmask.models.denoiser import Denoiser
 from unmask.models.families import recognise
 from unmask.models.policy import Policy, load_policy
+from unmask.models.quantization import require_trainable
 from unmask.models.tiny import build_network, build_tokenizer
 from unmask.objectives.base import ObjectiveInputs, Totals
 from unmask.objectives.maximum_likelihood import MaximumLikelihood
@@ -252,10 +253,14 @@ def _load(config: SFTConfig, task: Task, device: torch.device) -> Policy:
     """The checkpoint to go on from, or a new tiny model with the task's vocabulary."""
     autocast = torch.bfloat16 if config.training.precision == "bf16" else None
     if config.model.path is not None:
+        require_trainable(config.model.lora, config.model.quantization)
         policy = load_policy(
             config.model.path,
             dtype="float32" if config.model.lora is None else "auto",
             lora=config.model.lora,
+            mask_token_id=config.model.mask_token_id,
+            block_length=config.model.block_length,
+            quantization=config.model.quantization,
             autocast=autocast,
             seed=config.seed,
             device=device,

@@ -17,6 +17,7 @@ from unmask.config import TrainConfig
 from unmask.errors import Diverged, Preempted
 from unmask.evaluation import measure, measured_samplers, summarise
 from unmask.models.policy import Policy, load_policy
+from unmask.models.quantization import require_trainable
 from unmask.models.reference import Reference
 from unmask.models.settings import LoRA
 from unmask.recipe import config_hash
@@ -435,6 +436,7 @@ class Trainer:
 def load_for_training(config: TrainConfig, device: torch.device) -> Policy:
     """The recipe's policy, in the precision that it is trained in."""
     model = config.model
+    require_trainable(model.lora, model.quantization)
     dtype = model.dtype
     if dtype == "auto" and model.lora is None:
         dtype = "float32"
@@ -445,6 +447,9 @@ def load_for_training(config: TrainConfig, device: torch.device) -> Policy:
         attention=model.attention,
         gradient_checkpointing=model.gradient_checkpointing,
         lora=model.lora,
+        mask_token_id=model.mask_token_id,
+        block_length=model.block_length,
+        quantization=model.quantization,
         autocast=torch.bfloat16 if config.training.precision == "bf16" else None,
         seed=config.seed,
         device=device,
