@@ -290,7 +290,7 @@ def _train_config(arguments: list[str] | None) -> TrainConfig:
     config = load_config(arguments or [], "train")
     assert isinstance(config, TrainConfig)
     find_local_model(config.model.path)
-    get_task(config.task.name, sandbox=config.sandbox, **config.task.options)
+    get_task(config.task.name, config.sandbox, **config.task.options)
     return config
 
 

@@ -26,7 +26,7 @@ TASKS: dict[str, Callable[..., Task]] = {
 }
 
 
-def get_task(name: str, *, sandbox: SandboxSettings | None = None, **options: Any) -> Task:
+def get_task(name: str, sandbox: SandboxSettings | None = None, /, **options: Any) -> Task:
     """Task with this name and these options.
 
     Args:

@@ -104,7 +104,7 @@ def build_problems(
     """
     task = None
     if train is None or reward is None:
-        task = get_task(config.task.name, sandbox=config.sandbox, **config.task.options)
+        task = get_task(config.task.name, config.sandbox, **config.task.options)
     given = train is not None or config.task.dataset is not None
     if train is None:
         train = _train_data(config, task)
