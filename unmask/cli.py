@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 a failure, 2 the user's mistake, 3 stopped by a signal aft
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -76,20 +75,44 @@ def sft(arguments: Arguments = None) -> None:
 @app.command(name="eval")
 def evaluate(
     arguments: Arguments = None,
-    output: Annotated[Path | None, typer.Option(help="Write the result as JSON here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for eval.json and samples.jsonl, or eval.json.")
+    ] = None,
+    rescore: Annotated[
+        Path | None, typer.Option(help="Score this samples.jsonl again, without a model.")
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Test two evaluations against each other.")
+    ] = None,
 ) -> None:
-    """Measure a model on held-out problems: unmask eval model.path=runs/x/model."""
-    config = _train_config(arguments)
-    from unmask.evaluation import evaluate as measure_config
+    """Measure a model on held-out problems: unmask eval model=runs/x/model."""
+    from unmask.evaluation import display
 
-    result = measure_config(config)
-    table = Table("", "solved", "95 % interval", "n", "reward", title=config.model.path)
-    for name, row in result.items():
-        table.add_row(name, *_cells(row))
-    console.print(table)
-    if output is not None:
-        content = {**result, "config": config.model_dump(mode="json")}
-        output.write_text(json.dumps(content, indent=2) + "\n")
+    if compare is not None:
+        from unmask.evaluation.compare import compare_evaluations
+
+        display.print_comparison(compare_evaluations(*compare), *compare, console)
+        return
+    if rescore is not None:
+        from unmask.evaluation.run import rescore as score_again
+
+        done = score_again(rescore, _train_config(arguments) if arguments else None, output)
+        display.print_results(done.results, str(rescore), console)
+        return
+    config = _train_config(arguments)
+    from unmask.evaluation.conditions import conditions
+
+    conditions(config)
+    from unmask.evaluation.run import RESULT_FILE, run_evaluation
+
+    with console.status("reading") as status:
+        done = run_evaluation(config, output, on_progress=status.update)
+    display.print_results(done.results, config.model.path, console)
+    if deviation := done.manifest.get("batch_deviation"):
+        console.print(display.deviation_line(deviation), highlight=False)
+    assert done.folder is not None
+    shown = done.folder / (output.name if output and output.suffix else RESULT_FILE)
+    console.print(f"result  {shown}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -286,14 +309,6 @@ def _interval(row: dict[str, Any]) -> str:
     if row["accuracy"] is None:
         return "-" if row["reward"] is None else f"reward {row['reward']:.3f}"
     return f"{row['accuracy']:.1%}  [{row['low']:.1%}, {row['high']:.1%}]  n = {row['n']}"
-
-
-def _cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
-    reward = "-" if row["reward"] is None else f"{row['reward']:.3f}"
-    if row["accuracy"] is None:
-        return "-", "-", str(row["n"]), reward
-    interval = f"{row['low']:.1%} to {row['high']:.1%}"
-    return f"{row['accuracy']:.1%}", interval, str(row["n"]), reward
 
 
 if __name__ == "__main__":

@@ -30,6 +30,11 @@ from unmask.objectives import OBJECTIVES, Objective
 PACKAGE = Path(__file__).parent
 DEFAULT_RECIPE = "sudoku-tiny"
 DEFAULT_RECIPES = {"sft": "sudoku-tiny-expert", "compare": "study-sudoku"}
+SHORT_KEYS = {
+    r"^resume=": "checkpoint.resume=",
+    r"^eval(?=[.=])": "evaluation",
+    r"^model=(?=[^{])": "model.path=",
+}
 METHOD_SECTIONS = ("objective", "estimator", "advantage")
 BY_NAME: dict[str, Mapping[str, type]] = {"objective": OBJECTIVES, "estimator": ESTIMATORS}
 
@@ -94,7 +99,8 @@ def read_layers(
     The content leaves out what belongs to another method than the overrides name.
     """
     recipe, overrides = split_arguments(arguments)
-    overrides = [re.sub(r"^resume=", "checkpoint.resume=", item) for item in overrides]
+    for short, key in SHORT_KEYS.items():
+        overrides = [re.sub(short, key, item) for item in overrides]
     path = find_recipe(recipe or DEFAULT_RECIPES.get(command or "train", DEFAULT_RECIPE))
     content = _load(path)
     if OmegaConf.is_dict(content):

@@ -166,6 +166,11 @@ class Countdown:
         """
         return score_rows(_exact, completions, columns, ("numbers", "target"))
 
+    def answer(self, text: str) -> str | None:
+        """The expression that a completion gives, for votes; None if there is none."""
+        answer = answer_text(text)
+        return "".join(answer.split()) or None if len(answer) <= MAX_CHARACTERS else None
+
     def prefill(self, prompt: str) -> str:
         """Nothing, in both formats."""
         check_choice("prompt", prompt, self.prompts)

@@ -147,6 +147,11 @@ class Sudoku:
         """
         return score_rows(_solved, completions, columns, ("solution",))
 
+    def answer(self, text: str) -> str | None:
+        """The board that a completion gives, for votes; None without 16 cells."""
+        answer = _answer(text)
+        return answer if len(answer) == NUM_CELLS else None
+
     def prefill(self, prompt: str) -> str:
         """Nothing, in both formats."""
         check_choice("prompt", prompt, self.prompts)

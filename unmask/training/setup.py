@@ -113,7 +113,29 @@ def build_problems(
         require_preferences(train)
     require_column(train, "prompt", "the training set")
     if held_out is not None:
-        held_out = held_out.select(range(min(len(held_out), config.evaluation.num_examples)))
+        held_out = first_rows(held_out, config.evaluation.num_examples)
+    terms, verifier = build_scoring(config, task, reward=reward, given=given)
+    return Problems(train, held_out, terms, exact or verifier)
+
+
+def build_scoring(
+    config: TrainConfig,
+    task: Task | None,
+    *,
+    reward: RewardFunction | Sequence[RewardFunction] | None = None,
+    given: bool,
+) -> tuple[list[RewardTerm], RewardFunction | None]:
+    """Terms of the reward and the exact verifier.
+
+    Args:
+        config: its `reward` is read.
+        task: None only where `reward` is given.
+        reward: functions that take the place of the config's.
+        given: whether the data is the user's own; with own rewards the task then verifies nothing.
+
+    Raises:
+        ValueError: if a reward cannot be found.
+    """
     if reward is not None:
         functions = reward if isinstance(reward, Sequence) else [reward]
         terms = [RewardTerm(_name(function), function) for function in functions]
@@ -125,9 +147,33 @@ def build_problems(
     else:
         assert task is not None
         terms = [RewardTerm(task.name, task.reward)]
-    if exact is None and task is not None and not (given and (reward or config.reward)):
-        exact = task.exact
-    return Problems(train, held_out, terms, exact)
+    own = given and (reward or config.reward)
+    return terms, None if task is None or own else task.exact
+
+
+def evaluation_data(config: TrainConfig, task: Task) -> Dataset:
+    """The problems of `unmask eval`: of a file all rows, else `task.eval_split`.
+
+    Raises:
+        ValueError: if they cannot be read, or there are none.
+    """
+    settings = config.task
+    if settings.dataset is None:
+        data = _generated(config, task, settings.eval_split, config.evaluation.num_examples)
+    else:
+        data = load_dataset(settings.dataset, settings.eval_split)
+    if not len(data):
+        raise ValueError(
+            f"task.eval_split={settings.eval_split!r} has no problems: name another split or "
+            "data set"
+        )
+    require_column(data, "prompt", "the evaluation set")
+    return first_rows(data, config.evaluation.num_examples)
+
+
+def first_rows(data: Dataset, count: int | None) -> Dataset:
+    """At most so many rows from the beginning; None = all."""
+    return data if count is None else data.select(range(min(len(data), count)))
 
 
 def _train_data(config: TrainConfig, task: Task | None) -> Dataset:
@@ -149,8 +195,13 @@ def _held_out_data(config: TrainConfig, task: Task | None) -> Dataset | None:
     return _generated(config, task, settings.eval_split, config.evaluation.num_examples)
 
 
-def _generated(config: TrainConfig, task: Task | None, split: str, size: int) -> Dataset:
+def _generated(config: TrainConfig, task: Task | None, split: str, size: int | None) -> Dataset:
     assert task is not None
+    if size is None:
+        raise ValueError(
+            f"evaluation.num_examples=null: task {task.name} makes problems without end; give a "
+            "number"
+        )
     prompt = config.task.prompt or task.prompts[0]
     return task.build(split, size=size, seed=config.seed, prompt=prompt)
 
