@@ -166,7 +166,8 @@ class TaskConfig(Section):
     Args:
         name: of a task, see `unmask tasks`.
         dataset: a local JSON / JSON Lines / CSV / Parquet file or folder, or a hub id, with a
-            `prompt` column and what the reward needs; null = the task's generator.
+            `prompt` column and what the reward needs, or in the schema of the task's own data set;
+            sample = the few problems in the package; null = the task's generator or hub data set.
         split: trained on.
         eval_split: measured on.
         size: training problems to generate.

@@ -29,7 +29,7 @@ from unmask.recipe import validate
 from unmask.tasks import get_task
 from unmask.training.data import Example, encode_examples
 from unmask.training.run_folder import RunFolder
-from unmask.training.setup import build_scoring, evaluation_data
+from unmask.training.setup import SAMPLE, build_scoring, encoder, evaluation_data
 
 RESULT_FILE = "eval.json"
 MANIFEST_FILE = "manifest.json"
@@ -96,7 +96,7 @@ def run_evaluation(
     """
     measured = conditions(config)
     task = get_task(config.task.name, **config.task.options)
-    terms, exact = build_scoring(config, task, given=config.task.dataset is not None)
+    terms, exact = build_scoring(config, task, given=config.task.dataset not in (None, SAMPLE))
     data = evaluation_data(config, task)
     if policy is None:
         on_progress("loading the model")
@@ -108,7 +108,7 @@ def run_evaluation(
         )
     examples = encode_examples(
         data,
-        policy.encode,
+        encoder(policy, config),
         max_prompt_length=config.task.max_prompt_length,
         long_prompts=config.task.long_prompts,
         source="the evaluation set",
@@ -159,7 +159,7 @@ def rescore(samples: Path, config: TrainConfig | None, output: Path | None = Non
         assert isinstance(validated, TrainConfig)
         config = validated
     task = get_task(config.task.name, **config.task.options)
-    terms, exact = build_scoring(config, task, given=config.task.dataset is not None)
+    terms, exact = build_scoring(config, task, given=config.task.dataset not in (None, SAMPLE))
     rows = score_samples(rows, terms, exact, getattr(task, "answer", None))
     results = summarise_rows(rows, config.evaluation.k)
     manifest |= {"rescored": True, "config": config.model_dump(mode="json")}

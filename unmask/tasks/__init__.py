@@ -16,10 +16,16 @@ from unmask.tasks.base import (
 )
 from unmask.tasks.countdown import Countdown
 from unmask.tasks.sudoku import Sudoku
+from unmask.tasks.sudoku9 import Sudoku9
+from unmask.tasks.word_problems import Gsm8k, Math, Math500
 
 TASKS: dict[str, Callable[..., Task]] = {
     Countdown.name: Countdown,
     Sudoku.name: Sudoku,
+    Sudoku9.name: Sudoku9,
+    Gsm8k.name: Gsm8k,
+    Math.name: Math,
+    Math500.name: Math500,
 }
 
 
@@ -40,9 +46,13 @@ def get_task(name: str, **options: Any) -> Task:
 __all__ = [
     "TASKS",
     "Countdown",
+    "Gsm8k",
+    "Math",
+    "Math500",
     "RewardFunction",
     "Split",
     "Sudoku",
+    "Sudoku9",
     "Task",
     "answer_text",
     "completion_text",

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.config import TrainConfig
-from unmask.models.policy import Policy
+from unmask.models.policy import Policy, Prompt
 from unmask.models.settings import LoRA
 from unmask.recipe import validate
 from unmask.tasks import Task, get_task
+from unmask.tasks.draws import MOST_EXAMPLES
 from unmask.training.data import Example, encode_examples, load_dataset, require_column
 from unmask.training.preferences import require_preferences
 from unmask.training.rewards import RewardFunction, RewardTerm, load_function
+
+# `task.dataset` for the few problems that the package brings along.
+SAMPLE = "sample"
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,10 +55,22 @@ class Problems:
         )
         if self.held_out_data is not None:
             self.held_out = encode_examples(
-                self.held_out_data, policy.encode, source="the evaluation set", **limits
+                self.held_out_data,
+                encoder(policy, config),
+                source="the evaluation set",
+                **limits,
             )
         longest = max(len(example.prompt_ids) for example in [*self.train, *self.held_out])
         policy.require_room(longest + config.sampler.gen_length)
+
+
+def encoder(policy: Policy, config: TrainConfig) -> Callable[[Prompt], list[int]]:
+    """A prompt's tokens for measuring: with what the protocol puts into the model's mouth."""
+    task = get_task(config.task.name, **config.task.options)
+    prompt = config.task.prompt or task.prompts[0]
+    opening = task.prefill(prompt) if prompt in task.prompts else ""
+    ids = policy.encode_completion(opening) if opening else []
+    return lambda prompt: [*policy.encode(prompt), *ids]
 
 
 def build_config(
@@ -104,7 +120,7 @@ def build_problems(
     task = None
     if train is None or reward is None:
         task = get_task(config.task.name, **config.task.options)
-    given = train is not None or config.task.dataset is not None
+    given = train is not None or config.task.dataset not in (None, SAMPLE)
     if train is None:
         train = _train_data(config, task)
         if held_out is None:
@@ -158,10 +174,7 @@ def evaluation_data(config: TrainConfig, task: Task) -> Dataset:
         ValueError: if they cannot be read, or there are none.
     """
     settings = config.task
-    if settings.dataset is None:
-        data = _generated(config, task, settings.eval_split, config.evaluation.num_examples)
-    else:
-        data = load_dataset(settings.dataset, settings.eval_split)
+    data = read_task(config, task, settings.eval_split, config.evaluation.num_examples)
     if not len(data):
         raise ValueError(
             f"task.eval_split={settings.eval_split!r} has no problems: name another split or "
@@ -176,34 +189,52 @@ def first_rows(data: Dataset, count: int | None) -> Dataset:
     return data if count is None else data.select(range(min(len(data), count)))
 
 
-def _train_data(config: TrainConfig, task: Task | None) -> Dataset:
+def read_task(config: TrainConfig, task: Task, split: str, size: int | None) -> Dataset:
+    """One split of the task's problems: its own, the packaged sample's, or a data set's.
+
+    Args:
+        config: its `task` and `seed` are read.
+        task: turns rows of a known schema into prompts and columns.
+        split: ignored for a file.
+        size: problems to make or take; None = all there are.
+
+    Raises:
+        ValueError: if they cannot be read, or the columns are not what the task knows.
+    """
     settings = config.task
-    if settings.dataset is not None:
-        return load_dataset(settings.dataset, settings.split)
-    return _generated(config, task, settings.split, settings.size)
+    prompt = settings.prompt or task.prompts[0]
+    if settings.dataset == SAMPLE and hasattr(task, "sample"):
+        return task.sample(split, prompt)
+    if settings.dataset is None or settings.dataset == SAMPLE:
+        endless = not hasattr(task, "sample")
+        if size is None and endless:
+            raise ValueError(
+                f"evaluation.num_examples=null: task {task.name} makes problems without end; give "
+                "a number"
+            )
+        return task.build(split, size=size or MOST_EXAMPLES, seed=config.seed, prompt=prompt)
+    data = load_dataset(settings.dataset, split, getattr(task, "text_columns", ()))
+    adapted = task.adapt(data, prompt) if hasattr(task, "adapt") and len(data) else None
+    return data if adapted is None else adapted
+
+
+def _train_data(config: TrainConfig, task: Task | None) -> Dataset:
+    assert task is not None
+    return read_task(config, task, config.task.split, config.task.size)
 
 
 def _held_out_data(config: TrainConfig, task: Task | None) -> Dataset | None:
     settings = config.task
-    if settings.dataset is not None:
-        if Path(settings.dataset).expanduser().is_file():
-            return None  # all of it is trained on
-        try:
-            return load_dataset(settings.dataset, settings.eval_split)
-        except ValueError:
-            return None
-    return _generated(config, task, settings.eval_split, config.evaluation.num_examples)
-
-
-def _generated(config: TrainConfig, task: Task | None, split: str, size: int | None) -> Dataset:
     assert task is not None
-    if size is None:
-        raise ValueError(
-            f"evaluation.num_examples=null: task {task.name} makes problems without end; give a "
-            "number"
-        )
-    prompt = config.task.prompt or task.prompts[0]
-    return task.build(split, size=size, seed=config.seed, prompt=prompt)
+    own = settings.dataset is None or settings.dataset == SAMPLE
+    if not own and Path(str(settings.dataset)).expanduser().is_file():
+        return None  # all of it is trained on
+    try:
+        return read_task(config, task, settings.eval_split, config.evaluation.num_examples)
+    except ValueError:
+        if own:
+            raise
+        return None
 
 
 def _name(function: RewardFunction) -> str:
