@@ -14,12 +14,15 @@ from unmask.tasks.base import (
     check_choice,
     completion_text,
 )
+from unmask.tasks.code import Code
 from unmask.tasks.countdown import Countdown
+from unmask.tasks.sandbox import SandboxSettings
 from unmask.tasks.sudoku import Sudoku
 from unmask.tasks.sudoku9 import Sudoku9
 from unmask.tasks.word_problems import Gsm8k, Math, Math500
 
 TASKS: dict[str, Callable[..., Task]] = {
+    Code.name: Code,
     Countdown.name: Countdown,
     Sudoku.name: Sudoku,
     Sudoku9.name: Sudoku9,
@@ -29,27 +32,37 @@ TASKS: dict[str, Callable[..., Task]] = {
 }
 
 
-def get_task(name: str, **options: Any) -> Task:
+def get_task(name: str, *, sandbox: SandboxSettings | None = None, **options: Any) -> Task:
     """Task with this name and these options.
+
+    Args:
+        name: one of `TASKS`.
+        sandbox: for a task that runs programs; the others do not see it.
+        options: fields of the task.
 
     Raises:
         ValueError: for an unknown name or option, naming the known and the nearest one, or for
             an option out of its range.
     """
     check_choice("task", name, TASKS)
-    known = list(inspect.signature(TASKS[name]).parameters)
+    known = dict(inspect.signature(TASKS[name]).parameters)
+    runs_programs = known.pop("sandbox", None) is not None
     for option in options:
         check_choice(f"option of task {name}:", option, known)
+    if runs_programs and sandbox is not None:
+        options["sandbox"] = sandbox
     return TASKS[name](**options)
 
 
 __all__ = [
     "TASKS",
+    "Code",
     "Countdown",
     "Gsm8k",
     "Math",
     "Math500",
     "RewardFunction",
+    "SandboxSettings",
     "Split",
     "Sudoku",
     "Sudoku9",
