@@ -16,12 +16,14 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
+from rich.text import Text
 
 from unmask.config import COMMANDS, CompareConfig, SFTConfig, TrainConfig
 from unmask.models.paths import find_local_model
 from unmask.provenance import annotated_yaml
-from unmask.recipe import load_config, schema_rows, split_arguments
+from unmask.recipe import load_config, parse_overrides, schema_rows, split_arguments
 from unmask.tasks import TASKS, get_task
+from unmask.tasks.base import check_choice
 
 app = typer.Typer(
     add_completion=False,
@@ -205,13 +207,40 @@ def report(run: Annotated[Path, typer.Argument(help="A run or study folder.")]) 
 
 
 @app.command()
-def tasks() -> None:
-    """List the tasks with one problem each."""
+def tasks(
+    action: Annotated[str, typer.Argument(help="list, or show with a name.")] = "list",
+    name: Annotated[str, typer.Argument(help="Of a task.")] = "",
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[OPTION=VALUE]...", help="Of the task.")
+    ] = None,
+) -> None:
+    """List the tasks with one problem each; `unmask tasks show NAME` shows prompts and rewards."""
+    from unmask.tasks.show import example_row, graded_answers
+
+    check_choice("unmask tasks", action, ("list", "show"))
+    if action == "show":
+        if not name:
+            raise ValueError(f"unmask tasks show: name a task, one of {', '.join(TASKS)}")
+        task = get_task(name, **parse_overrides(options or []))
+        for prompt in task.prompts:
+            text = example_row(task, prompt)["prompt"][-1]["content"]
+            opening = task.prefill(prompt)
+            console.rule(f"prompt {prompt}", align="left")
+            console.print(text, markup=False, highlight=False)
+            if opening:
+                console.print(f"(measured with the answer begun: {opening})", markup=False)
+        for kind, text, reward, solved in graded_answers(task, task.prompts[0]):
+            console.rule(f"{kind} answer: reward {reward:.3g}, solved {solved:.0f}", align="left")
+            console.print(text, markup=False, highlight=False)
+        return
     table = Table("task", "prompt formats", "a held-out problem")
-    for name in TASKS:
-        task = get_task(name)
-        row = task.build("heldout", size=1, seed=0)[0]
-        table.add_row(name, ", ".join(task.prompts), row["prompt"][-1]["content"])
+    for known in TASKS:
+        task = get_task(known)
+        try:
+            shown = example_row(task, task.prompts[0])["prompt"][-1]["content"]
+        except ValueError as error:
+            shown = f"({error})"
+        table.add_row(known, ", ".join(task.prompts), Text(shown))
     console.print(table)
 
 

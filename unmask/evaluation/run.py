@@ -26,10 +26,9 @@ from unmask.generation import generate
 from unmask.maskings import derive_seed
 from unmask.models.policy import Policy, load_policy
 from unmask.recipe import validate
-from unmask.tasks import get_task
 from unmask.training.data import Example, encode_examples
 from unmask.training.run_folder import RunFolder
-from unmask.training.setup import SAMPLE, build_scoring, encoder, evaluation_data
+from unmask.training.setup import build_scoring, encoder, evaluation_data, is_own_data, task_of
 
 RESULT_FILE = "eval.json"
 MANIFEST_FILE = "manifest.json"
@@ -95,8 +94,8 @@ def run_evaluation(
         ValueError: for a model or data that do not fit, or a folder that holds another evaluation.
     """
     measured = conditions(config)
-    task = get_task(config.task.name, **config.task.options)
-    terms, exact = build_scoring(config, task, given=config.task.dataset not in (None, SAMPLE))
+    task = task_of(config)
+    terms, exact = build_scoring(config, task, given=is_own_data(config))
     data = evaluation_data(config, task)
     if policy is None:
         on_progress("loading the model")
@@ -158,8 +157,8 @@ def rescore(samples: Path, config: TrainConfig | None, output: Path | None = Non
         validated = validate(TrainConfig, manifest["config"])
         assert isinstance(validated, TrainConfig)
         config = validated
-    task = get_task(config.task.name, **config.task.options)
-    terms, exact = build_scoring(config, task, given=config.task.dataset not in (None, SAMPLE))
+    task = task_of(config)
+    terms, exact = build_scoring(config, task, given=is_own_data(config))
     rows = score_samples(rows, terms, exact, getattr(task, "answer", None))
     results = summarise_rows(rows, config.evaluation.k)
     manifest |= {"rescored": True, "config": config.model_dump(mode="json")}

@@ -16,6 +16,7 @@ from unmask.tasks.base import (
 )
 from unmask.tasks.code import Code
 from unmask.tasks.countdown import Countdown
+from unmask.tasks.reasoning_gym import ReasoningGym
 from unmask.tasks.sandbox import SandboxSettings
 from unmask.tasks.sudoku import Sudoku
 from unmask.tasks.sudoku9 import Sudoku9
@@ -29,6 +30,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     Gsm8k.name: Gsm8k,
     Math.name: Math,
     Math500.name: Math500,
+    ReasoningGym.name: ReasoningGym,
 }
 
 
@@ -61,6 +63,7 @@ __all__ = [
     "Gsm8k",
     "Math",
     "Math500",
+    "ReasoningGym",
     "RewardFunction",
     "SandboxSettings",
     "Split",

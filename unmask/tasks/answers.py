@@ -26,7 +26,9 @@ _LATEX_FRACTION = re.compile(
     r"\{\s?([+-]?[0-9]{1,20})\s?\}|([0-9])\s?([0-9]))"
 )
 # Words that follow a number as its unit; digits, brackets, operators and signs are none.
-_UNIT = re.compile(r"\s?(?:%|\\%|°|\^\s?\{?\\circ\}?|[A-Za-z²³.\-'\s]{0,60})(?:\s?\^\s?\{?[23]\}?)?")
+_UNIT = re.compile(
+    r"\s?(?:%|\\%|°|\^\s?\{?\\circ\}?|[A-Za-z²³.\-'\s]{0,60})(?:\s?\^\s?\{?[23]\}?)?"
+)
 _SIGN = re.compile(r"\s?(?:%|\\%|°|\^\s?\{?\\circ\}?|\.)?")
 _LABEL = re.compile(r"[A-Za-z][A-Za-z_ ]{0,20}(?:\([a-z]\)\s?)?[=≈:]\s?")
 
@@ -99,7 +101,7 @@ def comparable(text: str, *, units: bool = True) -> str:
 
 
 def _boxed(text: str) -> str | None:
-    """Content of the last box whose braces close; "\\boxed 5" has one token."""
+    r"""Content of the last box whose braces close; "\boxed 5" has one token."""
     end = len(text)
     for _ in range(16):
         start, mark = max((text.rfind(box, 0, end), box) for box in _BOXES)

@@ -68,6 +68,7 @@ class Countdown:
 
     name: ClassVar[str] = "countdown"
     prompts: ClassVar[tuple[str, ...]] = ("compact", "d1", "espo", "zero-shot", "few-shot")
+    endless: ClassVar[bool] = True
     text_columns: ClassVar[tuple[str, ...]] = ("input", "output")
 
     def __post_init__(self) -> None:
@@ -101,8 +102,8 @@ class Countdown:
         check_choice("prompt", prompt, self.prompts)
         return self._dataset(self._problems(split, size, seed), prompt)
 
-    def adapt(self, data: Dataset, prompt: str) -> Dataset | None:
-        """Problems of another source, or None if its columns are others.
+    def convert(self, data: Dataset, prompt: str) -> Dataset:
+        """Problems of another source as `build` gives them; rows of other columns as they are.
 
         Args:
             data: with `nums` (or `numbers`) and `target`, as `Jiayi-Pan/Countdown-Tasks-3to4`, or
@@ -115,14 +116,14 @@ class Countdown:
         check_choice("prompt", prompt, self.prompts)
         columns = set(data.column_names)
         if "prompt" in columns:
-            return None
+            return data
         numbers = next((name for name in ("nums", "numbers") if name in columns), None)
         if numbers and "target" in columns:
             pairs = [(row[numbers], row["target"]) for row in data]
         elif {"input", "output"} <= columns:
             pairs = [(str(row["input"]).split(","), row["output"]) for row in data]
         else:
-            return None
+            return data
         return self._dataset([_read(*pair, row) for row, pair in enumerate(pairs)], prompt)
 
     def demonstrations(

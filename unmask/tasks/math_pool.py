@@ -70,7 +70,9 @@ class MathPool:
             soonest = min(worker.deadline for worker in running)
             ready, _, _ = select.select(list(running), [], [], max(0.0, soonest - time.monotonic()))
             for worker in list(running):
-                answered, result = worker.receive(self._time_limit) if worker in ready else (False, None)
+                answered, result = (
+                    worker.receive(self._time_limit) if worker in ready else (False, None)
+                )
                 if answered:
                     results[running.pop(worker)] = result
                 elif worker.dead or time.monotonic() >= worker.deadline:

@@ -1,4 +1,4 @@
-"""Prompts of the published protocols by name, in our own words: what each asks for and in which form.
+"""Prompts of the published protocols by name, in our own words: what each asks, in which form.
 
 The published texts are not copied; where a paper's numbers are to be compared, the manifest of an
 evaluation holds the prompt that was used.

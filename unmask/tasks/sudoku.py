@@ -60,6 +60,7 @@ class Sudoku:
 
     name: ClassVar[str] = "sudoku"
     prompts: ClassVar[tuple[str, ...]] = ("compact", "d1", "espo", "zero-shot", "few-shot")
+    endless: ClassVar[bool] = True
     text_columns: ClassVar[tuple[str, ...]] = ("Puzzle", "Solution", "puzzle", "solution")
 
     def __post_init__(self) -> None:
@@ -89,11 +90,14 @@ class Sudoku:
         check_choice("prompt", prompt, self.prompts)
         return self._dataset(self._puzzles(split, size, seed), prompt)
 
-    def adapt(self, data: Dataset, prompt: str) -> Dataset | None:
-        """Rows with `Puzzle` and `Solution`; see `unmask.tasks.boards.read_boards`."""
+    def convert(self, data: Dataset, prompt: str) -> Dataset:
+        """Rows with `Puzzle` and `Solution` as `build` gives them; others as they are.
+
+        See `unmask.tasks.boards.read_boards`.
+        """
         check_choice("prompt", prompt, self.prompts)
         boards = read_boards(data, 2, self.name)
-        return None if boards is None else self._dataset(boards, prompt)
+        return data if boards is None else self._dataset(boards, prompt)
 
     def demonstrations(
         self, size: int, seed: int, prompt: str = "compact", noise: float = 0.0

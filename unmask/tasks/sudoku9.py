@@ -51,6 +51,7 @@ class Sudoku9:
 
     name: ClassVar[str] = "sudoku9"
     prompts: ClassVar[tuple[str, ...]] = ("compact", "d1", "espo", "zero-shot", "few-shot")
+    endless: ClassVar[bool] = True
     text_columns: ClassVar[tuple[str, ...]] = ("Puzzle", "Solution", "puzzle", "solution")
 
     def __post_init__(self) -> None:
@@ -80,11 +81,14 @@ class Sudoku9:
         check_draw(split, size, seed)
         return self._dataset(self._puzzles(split, size, seed), prompt)
 
-    def adapt(self, data: Dataset, prompt: str) -> Dataset | None:
-        """Rows with `Puzzle` and `Solution`; see `unmask.tasks.boards.read_boards`."""
+    def convert(self, data: Dataset, prompt: str) -> Dataset:
+        """Rows with `Puzzle` and `Solution` as `build` gives them; others as they are.
+
+        See `unmask.tasks.boards.read_boards`.
+        """
         check_choice("prompt", prompt, self.prompts)
         boards = read_boards(data, 3, self.name)
-        return None if boards is None else self._dataset(boards, prompt)
+        return data if boards is None else self._dataset(boards, prompt)
 
     def demonstrations(
         self, size: int, seed: int, prompt: str = "compact", noise: float = 0.0
@@ -214,7 +218,11 @@ def _random_solution(draws: Draws) -> str:
     """A board that the symmetries of Sudoku make of one pattern."""
     digits = _shuffled(list(DIGITS), draws)
     lines = [
-        [3 * band + line for band in _shuffled([0, 1, 2], draws) for line in _shuffled([0, 1, 2], draws)]
+        [
+            3 * band + line
+            for band in _shuffled([0, 1, 2], draws)
+            for line in _shuffled([0, 1, 2], draws)
+        ]
         for _ in range(2)
     ]
     cells = [

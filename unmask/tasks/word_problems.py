@@ -18,7 +18,7 @@ from unmask.tasks.answers import comparable, final_answer, plain_number
 from unmask.tasks.base import check_choice, check_integer, completion_text, score_rows
 from unmask.tasks.draws import Draws, stream_seed
 from unmask.tasks.math_pool import shared_pool
-from unmask.tasks.protocols import PROTOCOLS, REASONING_OPEN, math_completion, math_prompt
+from unmask.tasks.protocols import PROTOCOLS, math_completion, math_prompt
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 STATED_REWARD = 0.1
 # Of the answers of a data set that the verifier cannot read, before it is refused.
 MOST_UNREADABLE = 0.01
-SAMPLE = "sample"
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class WordProblems:
             Columns `prompt`, `question`, `solution` and `answer`.
 
         Raises:
-            ValueError: if the hub cannot be reached, or a rule of `adapt` is broken.
+            ValueError: if the hub cannot be reached, or a rule of `convert` is broken.
         """
         from unmask.tasks.sources import load_hub
 
@@ -72,21 +71,17 @@ class WordProblems:
         data = load_hub(path, name, self.splits.get(split, split), self.name)
         if split == "train":
             data = data.shuffle(seed=seed)
-        adapted = self.adapt(data.select(range(min(size, len(data)))), prompt)
-        assert adapted is not None
-        return adapted
+        return self.convert(data.select(range(min(size, len(data)))), prompt)
 
     def sample(self, split: str, prompt: str) -> Dataset:
         """The problems that the package brings along, every fourth of them held out."""
         from datasets import Dataset
 
         rows = [row for row, held in packaged_rows(self.name) if held == (split != "train")]
-        adapted = self.adapt(Dataset.from_list(rows), prompt)
-        assert adapted is not None
-        return adapted
+        return self.convert(Dataset.from_list(rows), prompt)
 
-    def adapt(self, data: Dataset, prompt: str) -> Dataset | None:
-        """Rows of another source in this task's schema; None if its columns are others.
+    def convert(self, data: Dataset, prompt: str) -> Dataset:
+        """Rows of another source as `build` gives them; rows of other columns as they are.
 
         Args:
             data: with a column of questions and one of solutions (with `####` or a box) or answers.
@@ -101,8 +96,8 @@ class WordProblems:
         check_choice("prompt", prompt, self.prompts)
         asked = _first(self.question_columns, data.column_names)
         solved = _first(self.solution_columns, data.column_names)
-        if asked is None or solved is None:
-            return None
+        if "prompt" in data.column_names or asked is None or solved is None:
+            return data
         rows = []
         for row in data:
             assert isinstance(row, dict)
@@ -194,13 +189,6 @@ class WordProblems:
         check_choice("prompt", prompt, self.prompts)
         return ""
 
-    def examples(self, prompt: str) -> dict[str, str]:
-        """Completions of the first packaged problem: "perfect", "partial" and "wrong"."""
-        row = self.sample("heldout", prompt)[0]
-        right = math_completion(row["solution"], row["answer"], prompt)
-        other = math_completion("I am guessing.", "-1", prompt)
-        return {"perfect": right, "partial": other, "wrong": f"{REASONING_OPEN} it is hard to say"}
-
     def _clean(self, answer: str) -> str:
         return answer.strip()
 
@@ -217,9 +205,7 @@ class WordProblems:
             return 0.0
         if stated == answer:
             return 1.0
-        expected, given = (
-            plain_number(item, units=not self.symbolic) for item in (answer, stated)
-        )
+        expected, given = (plain_number(item, units=not self.symbolic) for item in (answer, stated))
         if expected is not None and given is not None:
             return float(expected == given)
         if not self.symbolic:
@@ -243,8 +229,12 @@ class WordProblems:
                 f"such as {sorted(bad)[0][:60]!r}: mend the data, or choose the task that fits it"
             )
         if lost:
-            logger.warning("%s: dropped %d of %d problems whose answer cannot be read", self.name,
-                           lost, len(rows))
+            logger.warning(
+                "%s: dropped %d of %d problems whose answer cannot be read",
+                self.name,
+                lost,
+                len(rows),
+            )
         return kept
 
     def _shots(self) -> list[tuple[str, str, str]]:

@@ -64,7 +64,7 @@ def load_dataset(name: str, split: str, text_columns: Sequence[str] = ()) -> Dat
             if path.suffix not in FILE_FORMATS:
                 raise ValueError(f"its ending is none of {', '.join(FILE_FORMATS)}")
             kind = FILE_FORMATS[path.suffix]
-            options = {"dtype": dict.fromkeys(text_columns, "string")} if kind == "csv" else {}
+            options = {"converters": dict.fromkeys(text_columns, str)} if kind == "csv" else {}
             return datasets.load_dataset(kind, data_files=str(path), split="train", **options)
         if path.is_dir():
             return datasets.load_dataset(str(path), split=split)

@@ -13,12 +13,15 @@ from unmask.models.settings import LoRA
 from unmask.recipe import validate
 from unmask.tasks import Task, get_task
 from unmask.tasks.draws import MOST_EXAMPLES
+from unmask.tasks.reasoning_gym import ReasoningGym
 from unmask.training.data import Example, encode_examples, load_dataset, require_column
 from unmask.training.preferences import require_preferences
 from unmask.training.rewards import RewardFunction, RewardTerm, load_function
 
 # `task.dataset` for the few problems that the package brings along.
 SAMPLE = "sample"
+# Where a reasoning-gym task is asked for "all" problems.
+GYM_EXAMPLES = 1_000
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -64,9 +67,23 @@ class Problems:
         policy.require_room(longest + config.sampler.gen_length)
 
 
+def task_of(config: TrainConfig) -> Task:
+    """The task that a recipe names; reasoning-gym's takes `task.dataset` for its own."""
+    options = dict(config.task.options)
+    dataset = config.task.dataset
+    if config.task.name == ReasoningGym.name and dataset not in (None, SAMPLE):
+        options["dataset"] = dataset
+    return get_task(config.task.name, **options)
+
+
+def is_own_data(config: TrainConfig) -> bool:
+    """Whether the problems are the user's, which the task's verifier may not fit."""
+    return config.task.name != ReasoningGym.name and config.task.dataset not in (None, SAMPLE)
+
+
 def encoder(policy: Policy, config: TrainConfig) -> Callable[[Prompt], list[int]]:
     """A prompt's tokens for measuring: with what the protocol puts into the model's mouth."""
-    task = get_task(config.task.name, **config.task.options)
+    task = task_of(config)
     prompt = config.task.prompt or task.prompts[0]
     opening = task.prefill(prompt) if prompt in task.prompts else ""
     ids = policy.encode_completion(opening) if opening else []
@@ -119,8 +136,8 @@ def build_problems(
     """
     task = None
     if train is None or reward is None:
-        task = get_task(config.task.name, **config.task.options)
-    given = train is not None or config.task.dataset not in (None, SAMPLE)
+        task = task_of(config)
+    given = train is not None or is_own_data(config)
     if train is None:
         train = _train_data(config, task)
         if held_out is None:
@@ -203,19 +220,19 @@ def read_task(config: TrainConfig, task: Task, split: str, size: int | None) -> 
     """
     settings = config.task
     prompt = settings.prompt or task.prompts[0]
+    if task.name == ReasoningGym.name:
+        return task.build(split, size=size or GYM_EXAMPLES, seed=config.seed, prompt=prompt)
     if settings.dataset == SAMPLE and hasattr(task, "sample"):
         return task.sample(split, prompt)
     if settings.dataset is None or settings.dataset == SAMPLE:
-        endless = not hasattr(task, "sample")
-        if size is None and endless:
+        if size is None and getattr(task, "endless", False):
             raise ValueError(
                 f"evaluation.num_examples=null: task {task.name} makes problems without end; give "
                 "a number"
             )
         return task.build(split, size=size or MOST_EXAMPLES, seed=config.seed, prompt=prompt)
     data = load_dataset(settings.dataset, split, getattr(task, "text_columns", ()))
-    adapted = task.adapt(data, prompt) if hasattr(task, "adapt") and len(data) else None
-    return data if adapted is None else adapted
+    return task.convert(data, prompt) if hasattr(task, "convert") and len(data) else data
 
 
 def _train_data(config: TrainConfig, task: Task | None) -> Dataset:
@@ -226,7 +243,7 @@ def _train_data(config: TrainConfig, task: Task | None) -> Dataset:
 def _held_out_data(config: TrainConfig, task: Task | None) -> Dataset | None:
     settings = config.task
     assert task is not None
-    own = settings.dataset is None or settings.dataset == SAMPLE
+    own = not is_own_data(config)
     if not own and Path(str(settings.dataset)).expanduser().is_file():
         return None  # all of it is trained on
     try:
