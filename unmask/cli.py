@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,9 +42,17 @@ Arguments = Annotated[
 
 
 @app.command()
-def train(arguments: Arguments = None) -> None:
+def train(
+    arguments: Arguments = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Go through all of it on a tiny random model.")
+    ] = False,
+) -> None:
     """Train by reinforcement learning; without a recipe, sudoku-tiny."""
     config = _train_config(arguments)
+    if dry_run:
+        _dry_run(config)
+        return
     from unmask.report import write_report
     from unmask.training.trainer import Trainer
 
@@ -298,6 +307,21 @@ def _train_config(arguments: list[str] | None) -> TrainConfig:
     find_local_model(config.model.path)
     get_task(config.task.name, **config.task.options)
     return config
+
+
+def _dry_run(config: TrainConfig) -> None:
+    from unmask.training.dry_run import shrink
+    from unmask.training.trainer import Trainer
+
+    with tempfile.TemporaryDirectory(prefix="unmask-dry-run-") as folder:
+        results = Trainer(config=shrink(config, Path(folder)), show=False).train()
+    console.print(
+        f"dry run: {results['rollouts']} rounds with {results['completions']} completions were "
+        f"written, scored, learnt from, saved and measured in {results['seconds']:.1f} s, on a "
+        "tiny random model",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _configure(debug: bool) -> None:

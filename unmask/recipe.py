@@ -54,8 +54,8 @@ def find_recipe(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    shipped = {file.stem: file for file in _recipes_folder().glob("*.yaml")}
-    if path.stem in shipped and path.parent.name in ("", "recipes"):
+    shipped = {file.stem: file for file in _recipes_folder().rglob("*.yaml")}
+    if path.stem in shipped and path.parent.name in ("", "recipes", "papers"):
         return shipped[path.stem]
     raise ConfigError(
         f"recipe {name!r} is neither a file nor a shipped recipe: choose "

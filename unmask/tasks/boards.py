@@ -59,11 +59,11 @@ def read_boards(data: Dataset, box: int, task: str) -> list[tuple[str, str]] | N
     cells = box**4
     boards, bad = [], []
     for puzzle, solution in zip(data[names["puzzle"]], data[names["solution"]], strict=True):
-        pair = tuple(str(board).strip().zfill(cells) for board in (puzzle, solution))
-        if is_solution(*pair, box):
-            boards.append((pair[0].replace("0", BLANK), pair[1]))
+        given, solved = (str(board).strip().zfill(cells) for board in (puzzle, solution))
+        if is_solution(given, solved, box):
+            boards.append((given.replace("0", BLANK), solved))
         else:
-            bad.append(pair[0])
+            bad.append(given)
     if len(bad) > MOST_UNREADABLE * len(data):
         raise ValueError(
             f"task {task}: {len(bad)} of {len(data)} rows are no puzzle of {cells} cells with its "
