@@ -1,10 +1,11 @@
-"""Rewards per second of each task, and what a sandboxed program costs.
+"""Rewards per second of every task, and what a sandboxed program and a symbolic comparison cost.
 
     python bench/rewards.py
 
-Completions are right and wrong in turn. Programs are all different, so that none is remembered.
-The goals are for two idle cores. What else the machine does shows in the load average; the last
-column, processor time of this process alone, does not depend on it (programs run in others).
+Completions are right, nearly right and wrong in turn. Programs and symbolic answers are all
+different, so that none is remembered. The goals are for two idle cores; the last column, processor
+time of this process alone, does not depend on what else the machine does (programs and symbolic
+comparisons run in other processes).
 """
 
 from __future__ import annotations
@@ -14,31 +15,54 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from unmask.tasks import get_task
+from unmask.tasks.math_pool import shared_pool
 from unmask.tasks.sandbox import Program, Sandbox, SandboxError, SandboxSettings
+from unmask.tasks.show import example_row, graded_answers
 
-GOALS = {"countdown": 20_000, "sudoku": 20_000, "code": 20}
+# Rewards per second; of the last two nothing is known of this process's own time.
+GOALS = {
+    "countdown": 20_000,
+    "sudoku": 20_000,
+    "sudoku9": None,
+    "gsm8k": None,
+    "math-verify": 200,
+    "code": 20,
+}
+Work = Callable[[], Any]
 
 
-def text_task(name: str, rows: int) -> tuple[int, Callable[[], Any]]:
-    """Work of one repeat of a task that generates problems with solutions."""
+def text_task(name: str, rows: int) -> tuple[int, Work]:
+    """Completions of one repeat, and the work."""
     task = get_task(name)
-    columns = task.build("train", size=rows, seed=0).to_dict()
-    columns.pop("prompt")
-    texts = [
-        f"<answer>{text if index % 2 else text[::-1]}</answer>"
-        for index, text in enumerate(columns["solution"])
-    ]
-    return rows, lambda: task.reward(None, texts, **columns)
+    prompt = task.prompts[0]
+    row = example_row(task, prompt)
+    graded = [text for _, text, _, _ in graded_answers(task, prompt)]
+    texts = graded * (rows // len(graded))
+    columns = {key: [value] * len(texts) for key, value in row.items() if key != "prompt"}
+    return len(texts), lambda: task.reward(None, texts, **columns)
 
 
-def code_task(rows: int) -> tuple[int, Callable[[], Any]]:
-    """Work of one repeat of the code task: programs of the packaged sample, made different."""
+def symbolic_answers(rows: int) -> tuple[int, Work]:
+    """Pairs of equal answers that are no plain numbers."""
+    pool = shared_pool()
+    numbers = iter(range(2, 10**9))
+
+    def work() -> None:
+        pairs = [(f"{n}\\sqrt{{2}}", f"\\sqrt{{{2 * n**2}}}") for n in islice(numbers, rows)]
+        assert all(pool.equal(pairs))
+
+    return rows, work
+
+
+def code_task(rows: int) -> tuple[int, Work]:
+    """The code task: programs of the packaged sample, made different."""
     task = get_task("code")
     sample = task.build("all", size=100, seed=0).to_dict()
     sample.pop("prompt")
@@ -71,20 +95,24 @@ def start_milliseconds(repeats: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=20_000, help="completions of a text task")
+    parser.add_argument("--answers", type=int, default=400, help="symbolic answers")
     parser.add_argument("--programs", type=int, default=48, help="programs of the code task")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     console = Console()
     table = Table("task", "rewards/s", "goal", "per processor second")
-    works = {name: text_task(name, options.rows) for name in ("countdown", "sudoku")}
+    elsewhere = {"math-verify": symbolic_answers(options.answers)}
+    texts = {
+        name: text_task(name, options.rows) for name in GOALS if name not in ("math-verify", "code")
+    }
     try:
-        works["code"] = code_task(options.programs)
-        works["code"][1]()
+        elsewhere["code"] = code_task(options.programs)
+        elsewhere["code"][1]()
         console.print(f"one program, start to verdict: {start_milliseconds(15):.0f} ms")
     except SandboxError as error:
-        works.pop("code", None)
+        elsewhere.pop("code", None)
         console.print(str(error))
-    for name, (rows, work) in works.items():
+    for name, (rows, work) in {**texts, **elsewhere}.items():
         work()
         rates, own = [], []
         for _ in range(options.repeats):
@@ -93,7 +121,8 @@ def main() -> None:
             rates.append(rows / (time.perf_counter() - began))
             own.append(rows / (time.process_time() - spent))
         rate, alone = (f"{statistics.median(values):,.0f}" for values in (rates, own))
-        table.add_row(name, rate, f"{GOALS[name]:,}", "" if name == "code" else alone)
+        goal = GOALS[name]
+        table.add_row(name, rate, f"{goal:,}" if goal else "", "" if name in elsewhere else alone)
     console.print(table)
     load, count = os.getloadavg()[0], len(os.sched_getaffinity(0))
     console.print(f"{count} cores, load average {load:.1f} (all programs of this machine)")

@@ -5,10 +5,10 @@ Exit codes: 0 done, 1 a failure, 2 the user's mistake, 3 stopped by a signal aft
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,12 +17,14 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
+from rich.text import Text
 
 from unmask.config import COMMANDS, CompareConfig, SFTConfig, TrainConfig
 from unmask.models.paths import find_local_model
 from unmask.provenance import annotated_yaml
-from unmask.recipe import load_config, schema_rows, split_arguments
+from unmask.recipe import load_config, parse_overrides, schema_rows, split_arguments
 from unmask.tasks import TASKS, get_task
+from unmask.tasks.base import check_choice
 
 app = typer.Typer(
     add_completion=False,
@@ -40,9 +42,17 @@ Arguments = Annotated[
 
 
 @app.command()
-def train(arguments: Arguments = None) -> None:
+def train(
+    arguments: Arguments = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Go through all of it on a tiny random model.")
+    ] = False,
+) -> None:
     """Train by reinforcement learning; without a recipe, sudoku-tiny."""
     config = _train_config(arguments)
+    if dry_run:
+        _dry_run(config)
+        return
     from unmask.report import write_report
     from unmask.training.trainer import Trainer
 
@@ -76,20 +86,44 @@ def sft(arguments: Arguments = None) -> None:
 @app.command(name="eval")
 def evaluate(
     arguments: Arguments = None,
-    output: Annotated[Path | None, typer.Option(help="Write the result as JSON here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for eval.json and samples.jsonl, or eval.json.")
+    ] = None,
+    rescore: Annotated[
+        Path | None, typer.Option(help="Score this samples.jsonl again, without a model.")
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Test two evaluations against each other.")
+    ] = None,
 ) -> None:
-    """Measure a model on held-out problems: unmask eval model.path=runs/x/model."""
-    config = _train_config(arguments)
-    from unmask.evaluation import evaluate as measure_config
+    """Measure a model on held-out problems: unmask eval model=runs/x/model."""
+    from unmask.evaluation import display
 
-    result = measure_config(config)
-    table = Table("", "solved", "95 % interval", "n", "reward", title=config.model.path)
-    for name, row in result.items():
-        table.add_row(name, *_cells(row))
-    console.print(table)
-    if output is not None:
-        content = {**result, "config": config.model_dump(mode="json")}
-        output.write_text(json.dumps(content, indent=2) + "\n")
+    if compare is not None:
+        from unmask.evaluation.compare import compare_evaluations
+
+        display.print_comparison(compare_evaluations(*compare), *compare, console)
+        return
+    if rescore is not None:
+        from unmask.evaluation.run import rescore as score_again
+
+        done = score_again(rescore, _train_config(arguments) if arguments else None, output)
+        display.print_results(done.results, str(rescore), console)
+        return
+    config = _train_config(arguments)
+    from unmask.evaluation.conditions import conditions
+
+    conditions(config)
+    from unmask.evaluation.run import RESULT_FILE, run_evaluation
+
+    with console.status("reading") as status:
+        done = run_evaluation(config, output, on_progress=status.update)
+    display.print_results(done.results, config.model.path, console)
+    if deviation := done.manifest.get("batch_deviation"):
+        console.print(display.deviation_line(deviation), highlight=False)
+    assert done.folder is not None
+    shown = done.folder / (output.name if output and output.suffix else RESULT_FILE)
+    console.print(f"result  {shown}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -228,13 +262,40 @@ def merge(
 
 
 @app.command()
-def tasks() -> None:
-    """List the tasks with one problem each."""
+def tasks(
+    action: Annotated[str, typer.Argument(help="list, or show with a name.")] = "list",
+    name: Annotated[str, typer.Argument(help="Of a task.")] = "",
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[OPTION=VALUE]...", help="Of the task.")
+    ] = None,
+) -> None:
+    """List the tasks with one problem each; `unmask tasks show NAME` shows prompts and rewards."""
+    from unmask.tasks.show import example_row, graded_answers
+
+    check_choice("unmask tasks", action, ("list", "show"))
+    if action == "show":
+        if not name:
+            raise ValueError(f"unmask tasks show: name a task, one of {', '.join(TASKS)}")
+        task = get_task(name, **parse_overrides(options or []))
+        for prompt in task.prompts:
+            text = example_row(task, prompt)["prompt"][-1]["content"]
+            opening = task.prefill(prompt)
+            console.rule(f"prompt {prompt}", align="left")
+            console.print(text, markup=False, highlight=False)
+            if opening:
+                console.print(f"(measured with the answer begun: {opening})", markup=False)
+        for kind, text, reward, solved in graded_answers(task, task.prompts[0]):
+            console.rule(f"{kind} answer: reward {reward:.3g}, solved {solved:.0f}", align="left")
+            console.print(text, markup=False, highlight=False)
+        return
     table = Table("task", "prompt formats", "a held-out problem")
-    for name in TASKS:
-        task = get_task(name)
-        row = task.build("heldout", size=1, seed=0)[0]
-        table.add_row(name, ", ".join(task.prompts), row["prompt"][-1]["content"])
+    for known in TASKS:
+        task = get_task(known)
+        try:
+            shown = example_row(task, task.prompts[0])["prompt"][-1]["content"]
+        except ValueError as error:
+            shown = f"({error})"
+        table.add_row(known, ", ".join(task.prompts), Text(shown))
     console.print(table)
 
 
@@ -294,6 +355,21 @@ def _train_config(arguments: list[str] | None) -> TrainConfig:
     return config
 
 
+def _dry_run(config: TrainConfig) -> None:
+    from unmask.training.dry_run import shrink
+    from unmask.training.trainer import Trainer
+
+    with tempfile.TemporaryDirectory(prefix="unmask-dry-run-") as folder:
+        results = Trainer(config=shrink(config, Path(folder)), show=False).train()
+    console.print(
+        f"dry run: {results['rollouts']} rounds with {results['completions']} completions were "
+        f"written, scored, learnt from, saved and measured in {results['seconds']:.1f} s, on a "
+        "tiny random model",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def _configure(debug: bool) -> None:
     """Quiet libraries, and our own warnings in one place."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -332,14 +408,6 @@ def _interval(row: dict[str, Any]) -> str:
     if row["accuracy"] is None:
         return "-" if row["reward"] is None else f"reward {row['reward']:.3f}"
     return f"{row['accuracy']:.1%}  [{row['low']:.1%}, {row['high']:.1%}]  n = {row['n']}"
-
-
-def _cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
-    reward = "-" if row["reward"] is None else f"{row['reward']:.3f}"
-    if row["accuracy"] is None:
-        return "-", "-", str(row["n"]), reward
-    interval = f"{row['low']:.1%} to {row['high']:.1%}"
-    return f"{row['accuracy']:.1%}", interval, str(row["n"]), reward
 
 
 if __name__ == "__main__":

@@ -33,6 +33,20 @@ Count = Annotated[int, Field(ge=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+def _as_list(value: Any) -> Any:
+    """One value as a list of one."""
+    return value if value is None or isinstance(value, list | tuple) else [value]
+
+
+def _as_rewards(value: Any) -> Any:
+    """Terms of a reward, each as a mapping where only its function is named."""
+    return (
+        [{"function": item} if isinstance(item, str) else item for item in _as_list(value)]
+        if value is not None
+        else None
+    )
+
+
 class Section(BaseModel):
     """A part of a recipe: unknown keys are refused."""
 
@@ -160,7 +174,8 @@ class TaskConfig(Section):
     Args:
         name: of a task, see `unmask tasks`.
         dataset: a local JSON / JSON Lines / CSV / Parquet file or folder, or a hub id, with a
-            `prompt` column and what the reward needs; null = the task's generator.
+            `prompt` column and what the reward needs, or in the schema of the task's own data set;
+            sample = the few problems in the package; null = the task's generator or hub data set.
         split: trained on.
         eval_split: measured on.
         size: training problems to generate.
@@ -263,17 +278,36 @@ class EvaluationConfig(Section):
 
     Args:
         every: rollout rounds between measurements; null = only before and after.
-        num_examples: problems.
+        num_examples: problems; null = all of a data set.
         greedy: measure at temperature 0.
         sampled: measure at `temperature`.
         temperature: of the sampled measurement.
+        gen_length: in `unmask eval`, one or several lengths, with steps in proportion; null =
+            the sampler's.
+        samplers: in `unmask eval`, sampler settings to measure under, by name; empty = the
+            sampler's.
+        num_samples: in `unmask eval`, completions of each problem in the sampled measurement.
+        k: in `unmask eval`, the k of pass@k and maj@k.
     """
 
     every: int | None = Field(50, ge=1)
-    num_examples: int = Field(256, ge=1)
+    num_examples: int | None = Field(256, ge=1)
     greedy: bool = True
     sampled: bool = True
     temperature: float = Field(1.0, gt=0)
+    gen_length: Annotated[list[Count], BeforeValidator(_as_list)] | None = None
+    samplers: dict[str, dict[str, Any]] = {}
+    num_samples: int = Field(1, ge=1)
+    k: Annotated[list[Count], BeforeValidator(_as_list), Field(min_length=1)] = [1]
+
+    @model_validator(mode="after")
+    def _check_k(self) -> EvaluationConfig:
+        if max(self.k) > self.num_samples:
+            raise ValueError(
+                f"evaluation.k={self.k} with evaluation.num_samples={self.num_samples}: k answers "
+                "are drawn from the samples of a problem, so take at least as many samples"
+            )
+        return self
 
 
 class CheckpointConfig(Section):
@@ -332,8 +366,8 @@ class TrainConfig(Section):
     command: Literal["train"] = "train"
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
-    reward: list[RewardConfig] | None = None
     sandbox: SandboxSettings = SandboxSettings()
+    reward: Annotated[list[RewardConfig] | None, BeforeValidator(_as_rewards)] = None
     sampler: Sampler = Sampler()
     objective: Annotated[Objective, _objective, _dump_objective] = ESPO()
     estimator: Annotated[Estimator, _estimator, _dump_estimator] = ELBO()

@@ -30,6 +30,11 @@ from unmask.objectives import OBJECTIVES, Objective
 PACKAGE = Path(__file__).parent
 DEFAULT_RECIPE = "sudoku-tiny"
 DEFAULT_RECIPES = {"sft": "sudoku-tiny-expert", "compare": "study-sudoku"}
+SHORT_KEYS = {
+    r"^resume=": "checkpoint.resume=",
+    r"^eval(?=[.=])": "evaluation",
+    r"^model=(?=[^{])": "model.path=",
+}
 METHOD_SECTIONS = ("objective", "estimator", "advantage")
 BY_NAME: dict[str, Mapping[str, type]] = {"objective": OBJECTIVES, "estimator": ESTIMATORS}
 
@@ -49,8 +54,8 @@ def find_recipe(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    shipped = {file.stem: file for file in _recipes_folder().glob("*.yaml")}
-    if path.stem in shipped and path.parent.name in ("", "recipes"):
+    shipped = {file.stem: file for file in _recipes_folder().rglob("*.yaml")}
+    if path.stem in shipped and path.parent.name in ("", "recipes", "papers"):
         return shipped[path.stem]
     raise ConfigError(
         f"recipe {name!r} is neither a file nor a shipped recipe: choose "
@@ -94,7 +99,8 @@ def read_layers(
     The content leaves out what belongs to another method than the overrides name.
     """
     recipe, overrides = split_arguments(arguments)
-    overrides = [re.sub(r"^resume=", "checkpoint.resume=", item) for item in overrides]
+    for short, key in SHORT_KEYS.items():
+        overrides = [re.sub(short, key, item) for item in overrides]
     path = find_recipe(recipe or DEFAULT_RECIPES.get(command or "train", DEFAULT_RECIPE))
     content = _load(path)
     if OmegaConf.is_dict(content):

@@ -1,5 +1,6 @@
 """Rewards: how they are found, called, checked and combined."""
 
+import asyncio
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from unmask.config import TrainConfig
 from unmask.training.rewards import RewardError, RewardTerm, load_function, score
 
 PROMPTS = ["p", "q", "r"]
@@ -241,3 +243,24 @@ def test_a_module_that_breaks_on_import_is_refused_with_the_cause(
 def test_a_name_that_is_missing_or_no_callable_is_refused() -> None:
     assert "module math has no fsumm" in load_refusal("math:fsumm")
     assert "is no callable: name a function" in load_refusal("math:pi")
+
+
+def test_an_async_reward_is_awaited_inside_and_outside_of_a_loop() -> None:
+    async def later(completions, **_):
+        await asyncio.sleep(0)
+        return [float(len(text)) for text in completions]
+
+    def total() -> list[float]:
+        return score([RewardTerm("later", later)], ["a"], ["xyz"], [[1]], {})[0]
+
+    async def inside() -> list[float]:
+        return total()
+
+    assert total() == asyncio.run(inside()) == [3.0]
+
+
+@pytest.mark.parametrize(
+    "given", ["rewards:f", ["rewards:f"], [{"function": "rewards:f"}], {"function": "rewards:f"}]
+)
+def test_a_reward_may_be_named_in_short(given) -> None:
+    assert [(t.function, t.weight) for t in TrainConfig(reward=given).reward] == [("rewards:f", 1)]

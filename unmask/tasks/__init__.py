@@ -16,13 +16,21 @@ from unmask.tasks.base import (
 )
 from unmask.tasks.code import Code
 from unmask.tasks.countdown import Countdown
+from unmask.tasks.reasoning_gym import ReasoningGym
 from unmask.tasks.sandbox import SandboxSettings
 from unmask.tasks.sudoku import Sudoku
+from unmask.tasks.sudoku9 import Sudoku9
+from unmask.tasks.word_problems import Gsm8k, Math, Math500
 
 TASKS: dict[str, Callable[..., Task]] = {
     Code.name: Code,
     Countdown.name: Countdown,
     Sudoku.name: Sudoku,
+    Sudoku9.name: Sudoku9,
+    Gsm8k.name: Gsm8k,
+    Math.name: Math,
+    Math500.name: Math500,
+    ReasoningGym.name: ReasoningGym,
 }
 
 
@@ -53,10 +61,15 @@ __all__ = [
     "TASKS",
     "Code",
     "Countdown",
+    "Gsm8k",
+    "Math",
+    "Math500",
+    "ReasoningGym",
     "RewardFunction",
     "SandboxSettings",
     "Split",
     "Sudoku",
+    "Sudoku9",
     "Task",
     "answer_text",
     "completion_text",

@@ -106,7 +106,7 @@ class Task(Protocol):
         ...
 
     def prefill(self, prompt: str) -> str:
-        """Text that the assistant's answer starts with in this prompt format, often empty."""
+        """Text that the answer starts with when this format is measured, often empty."""
         ...
 
 

@@ -22,6 +22,7 @@ from unmask.tasks.base import (
     user_prompt,
 )
 from unmask.tasks.draws import Draws, check_draw, stream_seed, take_examples
+from unmask.tasks.protocols import REASONING_OPEN
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 OPERATORS = "+-*/"
 # The format score of the d1 release.
 WELL_FORMED_REWARD = 0.1
+# Worked examples of the few-shot prompt.
+SHOTS = 3
+_RULES = (
+    "Write an arithmetic expression of the numbers, each used exactly once, with + - * / and "
+    "parentheses, whose value is the target. Give the expression between <answer> and </answer>."
+)
 _NUMBERS_AND_OPERATORS = re.compile(r"[0-9]+|[+\-*/]")
 
 
@@ -60,7 +67,9 @@ class Countdown:
     operators: str = OPERATORS
 
     name: ClassVar[str] = "countdown"
-    prompts: ClassVar[tuple[str, ...]] = ("compact", "d1")
+    prompts: ClassVar[tuple[str, ...]] = ("compact", "d1", "espo", "zero-shot", "few-shot")
+    endless: ClassVar[bool] = True
+    text_columns: ClassVar[tuple[str, ...]] = ("input", "output")
 
     def __post_init__(self) -> None:
         check_integer("num_numbers", self.num_numbers, 2, 4)
@@ -90,18 +99,32 @@ class Countdown:
         Raises:
             ValueError: for an unknown split or prompt, or for more problems than there are.
         """
-        from datasets import Dataset
-
         check_choice("prompt", prompt, self.prompts)
-        problems = self._problems(split, size, seed)
-        return Dataset.from_dict(
-            {
-                "prompt": [user_prompt(_question(problem, prompt)) for problem in problems],
-                "numbers": [problem.numbers for problem in problems],
-                "target": [problem.target for problem in problems],
-                "solution": [problem.solution for problem in problems],
-            }
-        )
+        return self._dataset(self._problems(split, size, seed), prompt)
+
+    def convert(self, data: Dataset, prompt: str) -> Dataset:
+        """Problems of another source as `build` gives them; rows of other columns as they are.
+
+        Args:
+            data: with `nums` (or `numbers`) and `target`, as `Jiayi-Pan/Countdown-Tasks-3to4`, or
+                with `input` ("30,100,93") and `output` ("23"), as the test files of d1.
+            prompt: one of `prompts`.
+
+        Raises:
+            ValueError: for a row that is no problem.
+        """
+        check_choice("prompt", prompt, self.prompts)
+        columns = set(data.column_names)
+        if "prompt" in columns:
+            return data
+        numbers = next((name for name in ("nums", "numbers") if name in columns), None)
+        if numbers and "target" in columns:
+            pairs = [(row[numbers], row["target"]) for row in data]
+        elif {"input", "output"} <= columns:
+            pairs = [(str(row["input"]).split(","), row["output"]) for row in data]
+        else:
+            return data
+        return self._dataset([_read(*pair, row) for row, pair in enumerate(pairs)], prompt)
 
     def demonstrations(
         self, size: int, seed: int, prompt: str = "compact", noise: float = 0.0
@@ -166,10 +189,28 @@ class Countdown:
         """
         return score_rows(_exact, completions, columns, ("numbers", "target"))
 
+    def answer(self, text: str) -> str | None:
+        """The expression that a completion gives, for votes; None if there is none."""
+        answer = answer_text(text)
+        return "".join(answer.split()) or None if len(answer) <= MAX_CHARACTERS else None
+
     def prefill(self, prompt: str) -> str:
-        """Nothing, in both formats."""
+        """The opening tag of the reasoning in ESPO's evaluation, else nothing."""
         check_choice("prompt", prompt, self.prompts)
-        return ""
+        return REASONING_OPEN if prompt == "espo" else ""
+
+    def _dataset(self, problems: Sequence[Problem], prompt: str) -> Dataset:
+        from datasets import Dataset
+
+        shots = self._problems("train", SHOTS, 0) if prompt == "few-shot" else []
+        return Dataset.from_dict(
+            {
+                "prompt": [user_prompt(_question(problem, prompt, shots)) for problem in problems],
+                "numbers": [problem.numbers for problem in problems],
+                "target": [problem.target for problem in problems],
+                "solution": [problem.solution for problem in problems],
+            }
+        )
 
     def _problems(
         self, split: str, size: int, seed: int, *, distinct: bool = True
@@ -191,9 +232,26 @@ class Countdown:
                 yield key, Problem(numbers, node.value, node.text)
 
 
-def _question(problem: Problem, prompt: str) -> str:
+def _read(numbers: Sequence[Any], target: Any, row: int) -> Problem:
+    try:
+        return Problem([int(number) for number in numbers], int(target), "")
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"row {row} with the numbers {str(numbers)[:60]} and the target {str(target)[:20]!r} "
+            "is no Countdown problem: give integers"
+        ) from None
+
+
+def _question(problem: Problem, prompt: str, shots: Sequence[Problem] = ()) -> str:
     if prompt == "compact":
         return f"{' '.join(map(str, problem.numbers))} : {problem.target}"
+    asked = f"Numbers: {problem.numbers}\nTarget: {problem.target}"
+    if prompt in ("zero-shot", "few-shot"):
+        worked = [
+            f"Numbers: {shot.numbers}\nTarget: {shot.target}\n<answer>{shot.solution}</answer>"
+            for shot in shots
+        ]
+        return "\n\n".join([_RULES, *worked, asked])
     return (
         "Find an arithmetic expression that equals the target. Use every given number exactly "
         "once, no other numbers, and only the operations +, -, * and /, with parentheses where "
@@ -201,7 +259,7 @@ def _question(problem: Problem, prompt: str) -> str:
         "expression, without an equals sign, between <answer> and </answer>; for the numbers "
         "[1, 5, 6] and the target 29 that is:\n<reasoning>\n6 times 5 is 30, and 30 minus 1 is "
         "29.\n</reasoning>\n<answer>\n6*5-1\n</answer>\n\n"
-        f"Numbers: {problem.numbers}\nTarget: {problem.target}"
+        f"{asked}"
     )
 
 

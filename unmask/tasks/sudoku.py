@@ -18,19 +18,21 @@ from unmask.tasks.base import (
     check_integer,
     check_noise,
     score_rows,
-    tagged_answer,
     user_prompt,
 )
+from unmask.tasks.boards import BLANK, board_completion, board_question, read_boards
 from unmask.tasks.draws import Draws, check_draw, stream_seed, take_examples
+from unmask.tasks.protocols import REASONING_OPEN
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 DIGITS = "1234"
-BLANK = "."
 NUM_CELLS = 16
 # No 4x4 puzzle with fewer than 4 clues has a unique solution.
 MOST_BLANKS = 12
+# Worked examples of the few-shot prompt.
+SHOTS = 3
 
 _MAX_ANSWER_CHARACTERS = 256
 _REMOVE_WHITESPACE = dict.fromkeys(map(ord, " \t\n\r\f\v"))
@@ -57,7 +59,9 @@ class Sudoku:
     max_blanks: int = 10
 
     name: ClassVar[str] = "sudoku"
-    prompts: ClassVar[tuple[str, ...]] = ("compact", "d1")
+    prompts: ClassVar[tuple[str, ...]] = ("compact", "d1", "espo", "zero-shot", "few-shot")
+    endless: ClassVar[bool] = True
+    text_columns: ClassVar[tuple[str, ...]] = ("Puzzle", "Solution", "puzzle", "solution")
 
     def __post_init__(self) -> None:
         check_integer("min_blanks", self.min_blanks, 1, MOST_BLANKS)
@@ -83,17 +87,17 @@ class Sudoku:
         Raises:
             ValueError: for an unknown split or prompt, or for more puzzles than there are.
         """
-        from datasets import Dataset
-
         check_choice("prompt", prompt, self.prompts)
-        puzzles = self._puzzles(split, size, seed)
-        return Dataset.from_dict(
-            {
-                "prompt": [user_prompt(_question(puzzle, prompt)) for puzzle, _ in puzzles],
-                "puzzle": [puzzle for puzzle, _ in puzzles],
-                "solution": [solution for _, solution in puzzles],
-            }
-        )
+        return self._dataset(self._puzzles(split, size, seed), prompt)
+
+    def convert(self, data: Dataset, prompt: str) -> Dataset:
+        """Rows with `Puzzle` and `Solution` as `build` gives them; others as they are.
+
+        See `unmask.tasks.boards.read_boards`.
+        """
+        check_choice("prompt", prompt, self.prompts)
+        boards = read_boards(data, 2, self.name)
+        return data if boards is None else self._dataset(boards, prompt)
 
     def demonstrations(
         self, size: int, seed: int, prompt: str = "compact", noise: float = 0.0
@@ -114,8 +118,8 @@ class Sudoku:
         boards = _corrupted(puzzles, noise, stream_seed("sudoku demonstrations", seed))
         return Dataset.from_dict(
             {
-                "prompt": [user_prompt(_question(puzzle, prompt)) for puzzle, _ in puzzles],
-                "completion": [_completion(board, prompt) for board in boards],
+                "prompt": self._dataset(puzzles, prompt)["prompt"][:],
+                "completion": [board_completion(board, prompt, 2) for board in boards],
             }
         )
 
@@ -147,10 +151,27 @@ class Sudoku:
         """
         return score_rows(_solved, completions, columns, ("solution",))
 
+    def answer(self, text: str) -> str | None:
+        """The board that a completion gives, for votes; None without 16 cells."""
+        answer = _answer(text)
+        return answer if len(answer) == NUM_CELLS else None
+
     def prefill(self, prompt: str) -> str:
-        """Nothing, in both formats."""
+        """The opening tag of the reasoning in ESPO's evaluation, else nothing."""
         check_choice("prompt", prompt, self.prompts)
-        return ""
+        return REASONING_OPEN if prompt == "espo" else ""
+
+    def _dataset(self, boards: Sequence[tuple[str, str]], prompt: str) -> Dataset:
+        from datasets import Dataset
+
+        shots = self._puzzles("train", SHOTS, 0) if prompt == "few-shot" else []
+        return Dataset.from_dict(
+            {
+                "prompt": [user_prompt(_question(puzzle, prompt, shots)) for puzzle, _ in boards],
+                "puzzle": [puzzle for puzzle, _ in boards],
+                "solution": [solution for _, solution in boards],
+            }
+        )
 
     def _puzzles(self, split: str, size: int, seed: int) -> list[tuple[str, str]]:
         check_draw(split, size, seed)
@@ -228,9 +249,11 @@ def _corrupted(puzzles: Sequence[tuple[str, str]], noise: float, seed: int) -> l
     return boards
 
 
-def _question(puzzle: str, prompt: str) -> str:
+def _question(puzzle: str, prompt: str, shots: Sequence[tuple[str, str]] = ()) -> str:
     if prompt == "compact":
         return puzzle
+    if prompt not in ("d1", "espo"):
+        return board_question(puzzle, prompt, 2, shots)
     return (
         "Solve a 4x4 Sudoku. The puzzle is a string of 16 characters that gives the board row by "
         "row, from left to right and from top to bottom, with 0 for an empty cell. Fill the "
@@ -241,13 +264,6 @@ def _question(puzzle: str, prompt: str) -> str:
         "</reasoning>\n<answer>\n(16 digits)\n</answer>\n\n"
         f"Puzzle: {puzzle.replace(BLANK, '0')}"
     )
-
-
-def _completion(board: str, prompt: str) -> str:
-    if prompt == "compact":
-        return board
-    rows = ", ".join(board[start : start + 4] for start in range(0, NUM_CELLS, 4))
-    return tagged_answer(f"Row by row, the board is {rows}.", board)
 
 
 def _answer(text: str) -> str:

@@ -42,12 +42,14 @@ class Example:
     columns: dict[str, Any]
 
 
-def load_dataset(name: str, split: str) -> Dataset:
+def load_dataset(name: str, split: str, text_columns: Sequence[str] = ()) -> Dataset:
     """A data set from a local file or folder, or from the hub.
 
     Args:
-        name: path of a JSON, JSON Lines, CSV or Parquet file, a folder of such files, or a hub id.
+        name: path of a JSON, JSON Lines, CSV or Parquet file, a folder of such files, or a hub id,
+            which may name a configuration as in "openai/gsm8k:main".
         split: for a file, ignored; else the split to read.
+        text_columns: columns of a CSV file that are text even where they look like numbers.
 
     Raises:
         ValueError: if it cannot be read.
@@ -61,10 +63,13 @@ def load_dataset(name: str, split: str) -> Dataset:
         if path.is_file():
             if path.suffix not in FILE_FORMATS:
                 raise ValueError(f"its ending is none of {', '.join(FILE_FORMATS)}")
-            return datasets.load_dataset(
-                FILE_FORMATS[path.suffix], data_files=str(path), split="train"
-            )
-        return datasets.load_dataset(str(path) if path.is_dir() else name, split=split)
+            kind = FILE_FORMATS[path.suffix]
+            options = {"converters": dict.fromkeys(text_columns, str)} if kind == "csv" else {}
+            return datasets.load_dataset(kind, data_files=str(path), split="train", **options)
+        if path.is_dir():
+            return datasets.load_dataset(str(path), split=split)
+        hub, _, configuration = name.partition(":")
+        return datasets.load_dataset(hub, configuration or None, split=split)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,8 @@ class RewardTerm:
 
     Attributes:
         name: for metrics and messages.
-        function: `(prompts, completions, completion_ids, **columns) -> list[float | None]`.
+        function: `(prompts, completions, completion_ids, **columns) -> list[float | None]`, which
+            may be async.
         weight: factor.
     """
 
@@ -111,9 +115,11 @@ def _call(
     columns: Mapping[str, Sequence[Any]],
 ) -> list[float | None]:
     try:
-        result = term.function(
+        result: Any = term.function(
             prompts=prompts, completions=completions, completion_ids=completion_ids, **columns
         )
+        if inspect.isawaitable(result):
+            result = _awaited(result)
     except Exception as error:
         raise RewardError(
             f"reward {term.name!r} raised {_one_line(error)}; it was given {len(completions)} "
@@ -127,6 +133,16 @@ def _call(
             "return one number or None for each"
         )
     return [_number(term.name, row, value, completions[row]) for row, value in enumerate(result)]
+
+
+def _awaited(result: Awaitable[Any]) -> Any:
+    """What an async reward returns, on a loop of its own: the caller may run in one already."""
+
+    async def wait() -> Any:
+        return await result
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, wait()).result()
 
 
 def _number(name: str, row: int, value: Any, completion: Any) -> float | None:

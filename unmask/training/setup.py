@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.config import TrainConfig
-from unmask.models.policy import Policy
+from unmask.models.policy import Policy, Prompt
 from unmask.models.settings import LoRA
 from unmask.recipe import validate
 from unmask.tasks import Task, get_task
+from unmask.tasks.draws import MOST_EXAMPLES
+from unmask.tasks.reasoning_gym import ReasoningGym
 from unmask.training.data import Example, encode_examples, load_dataset, require_column
 from unmask.training.preferences import require_preferences
 from unmask.training.rewards import RewardFunction, RewardTerm, load_function
+
+# `task.dataset` for the few problems that the package brings along.
+SAMPLE = "sample"
+# Where a reasoning-gym task is asked for "all" problems.
+GYM_EXAMPLES = 1_000
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,11 +58,37 @@ class Problems:
         )
         if self.held_out_data is not None:
             self.held_out = encode_examples(
-                self.held_out_data, policy.encode, source="the evaluation set", **limits
+                self.held_out_data,
+                encoder(policy, config),
+                source="the evaluation set",
+                **limits,
             )
         longest = max(len(example.prompt_ids) for example in [*self.train, *self.held_out])
         policy.require_room(longest + config.sampler.gen_length)
         policy.require_blocks(config.sampler.block_length)
+
+
+def task_of(config: TrainConfig) -> Task:
+    """The task that a recipe names; reasoning-gym's takes `task.dataset` for its own."""
+    options = dict(config.task.options)
+    dataset = config.task.dataset
+    if config.task.name == ReasoningGym.name and dataset not in (None, SAMPLE):
+        options["dataset"] = dataset
+    return get_task(config.task.name, config.sandbox, **options)
+
+
+def is_own_data(config: TrainConfig) -> bool:
+    """Whether the problems are the user's, which the task's verifier may not fit."""
+    return config.task.name != ReasoningGym.name and config.task.dataset not in (None, SAMPLE)
+
+
+def encoder(policy: Policy, config: TrainConfig) -> Callable[[Prompt], list[int]]:
+    """A prompt's tokens for measuring: with what the protocol puts into the model's mouth."""
+    task = task_of(config)
+    prompt = config.task.prompt or task.prompts[0]
+    opening = task.prefill(prompt) if prompt in task.prompts else ""
+    ids = policy.encode_completion(opening) if opening else []
+    return lambda prompt: [*policy.encode(prompt), *ids]
 
 
 def build_config(
@@ -104,8 +137,8 @@ def build_problems(
     """
     task = None
     if train is None or reward is None:
-        task = get_task(config.task.name, config.sandbox, **config.task.options)
-    given = train is not None or config.task.dataset is not None
+        task = task_of(config)
+    given = train is not None or is_own_data(config)
     if train is None:
         train = _train_data(config, task)
         if held_out is None:
@@ -114,7 +147,29 @@ def build_problems(
         require_preferences(train)
     require_column(train, "prompt", "the training set")
     if held_out is not None:
-        held_out = held_out.select(range(min(len(held_out), config.evaluation.num_examples)))
+        held_out = first_rows(held_out, config.evaluation.num_examples)
+    terms, verifier = build_scoring(config, task, reward=reward, given=given)
+    return Problems(train, held_out, terms, exact or verifier)
+
+
+def build_scoring(
+    config: TrainConfig,
+    task: Task | None,
+    *,
+    reward: RewardFunction | Sequence[RewardFunction] | None = None,
+    given: bool,
+) -> tuple[list[RewardTerm], RewardFunction | None]:
+    """Terms of the reward and the exact verifier.
+
+    Args:
+        config: its `reward` is read.
+        task: None only where `reward` is given.
+        reward: functions that take the place of the config's.
+        given: whether the data is the user's own; with own rewards the task then verifies nothing.
+
+    Raises:
+        ValueError: if a reward cannot be found.
+    """
     if reward is not None:
         functions = reward if isinstance(reward, Sequence) else [reward]
         terms = [RewardTerm(_name(function), function) for function in functions]
@@ -126,41 +181,78 @@ def build_problems(
     else:
         assert task is not None
         terms = [RewardTerm(task.name, task.reward)]
-    if exact is None and task is not None and not (given and (reward or config.reward)):
-        exact = task.exact
-    return Problems(train, held_out, terms, exact)
+    own = given and (reward or config.reward)
+    return terms, None if task is None or own else task.exact
+
+
+def evaluation_data(config: TrainConfig, task: Task) -> Dataset:
+    """The problems of `unmask eval`: of a file all rows, else `task.eval_split`.
+
+    Raises:
+        ValueError: if they cannot be read, or there are none.
+    """
+    settings = config.task
+    data = read_task(config, task, settings.eval_split, config.evaluation.num_examples)
+    if not len(data):
+        raise ValueError(
+            f"task.eval_split={settings.eval_split!r} has no problems: name another split or "
+            "data set"
+        )
+    require_column(data, "prompt", "the evaluation set")
+    return first_rows(data, config.evaluation.num_examples)
+
+
+def first_rows(data: Dataset, count: int | None) -> Dataset:
+    """At most so many rows from the beginning; None = all."""
+    return data if count is None else data.select(range(min(len(data), count)))
+
+
+def read_task(config: TrainConfig, task: Task, split: str, size: int | None) -> Dataset:
+    """One split of the task's problems: its own, the packaged sample's, or a data set's.
+
+    Args:
+        config: its `task` and `seed` are read.
+        task: turns rows of a known schema into prompts and columns.
+        split: ignored for a file.
+        size: problems to make or take; None = all there are.
+
+    Raises:
+        ValueError: if they cannot be read, or the columns are not what the task knows.
+    """
+    settings = config.task
+    prompt = settings.prompt or task.prompts[0]
+    if task.name == ReasoningGym.name:
+        return task.build(split, size=size or GYM_EXAMPLES, seed=config.seed, prompt=prompt)
+    if settings.dataset == SAMPLE and hasattr(task, "sample"):
+        return task.sample(split, prompt)
+    if settings.dataset is None or settings.dataset == SAMPLE:
+        if size is None and getattr(task, "endless", False):
+            raise ValueError(
+                f"evaluation.num_examples=null: task {task.name} makes problems without end; give "
+                "a number"
+            )
+        return task.build(split, size=size or MOST_EXAMPLES, seed=config.seed, prompt=prompt)
+    data = load_dataset(settings.dataset, split, getattr(task, "text_columns", ()))
+    return task.convert(data, prompt) if hasattr(task, "convert") and len(data) else data
 
 
 def _train_data(config: TrainConfig, task: Task | None) -> Dataset:
-    settings = config.task
-    if settings.dataset is not None:
-        return _converted(config, task, load_dataset(settings.dataset, settings.split))
-    return _generated(config, task, settings.split, settings.size)
+    assert task is not None
+    return read_task(config, task, config.task.split, config.task.size)
 
 
 def _held_out_data(config: TrainConfig, task: Task | None) -> Dataset | None:
     settings = config.task
-    if settings.dataset is not None:
-        if Path(settings.dataset).expanduser().is_file():
-            return None  # all of it is trained on
-        try:
-            given = load_dataset(settings.dataset, settings.eval_split)
-        except ValueError:
-            return None
-        return _converted(config, task, given)
-    return _generated(config, task, settings.eval_split, config.evaluation.num_examples)
-
-
-def _converted(config: TrainConfig, task: Task | None, dataset: Dataset) -> Dataset:
-    """Rows of a published set in the task's own form, where the task knows such sets."""
-    convert = getattr(task, "convert", None)
-    return dataset if convert is None else convert(dataset, config.task.prompt)
-
-
-def _generated(config: TrainConfig, task: Task | None, split: str, size: int) -> Dataset:
     assert task is not None
-    prompt = config.task.prompt or task.prompts[0]
-    return task.build(split, size=size, seed=config.seed, prompt=prompt)
+    own = not is_own_data(config)
+    if not own and Path(str(settings.dataset)).expanduser().is_file():
+        return None  # all of it is trained on
+    try:
+        return read_task(config, task, settings.eval_split, config.evaluation.num_examples)
+    except ValueError:
+        if own:
+            raise
+        return None
 
 
 def _name(function: RewardFunction) -> str:

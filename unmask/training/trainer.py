@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from unmask.advantages import zero_std_fraction
 from unmask.config import TrainConfig
 from unmask.errors import Diverged, Preempted
-from unmask.evaluation import measure, measured_samplers, summarise
+from unmask.evaluation.measuring import measure, measured_samplers, summarise
 from unmask.models.policy import Policy, load_policy
 from unmask.models.quantization import require_trainable
 from unmask.models.reference import Reference
