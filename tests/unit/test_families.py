@@ -236,6 +236,12 @@ def test_a_mask_token_that_training_code_adds_is_added_behind_the_last_token(
     assert len(weights["model.embed_tokens.weight"]) == 128
 
 
+@pytest.mark.parametrize("spec", ORIGINALS, ids=lambda spec: spec.name)
+def test_the_authors_sampler_settings_fit_together_and_the_networks_blocks(spec: Any) -> None:
+    sampler = Sampler(**spec.sampler)
+    assert (spec.block_length or sampler.block_length) % sampler.block_length == 0
+
+
 # --- refusals -------------------------------------------------------------------------------------
 
 

@@ -154,7 +154,9 @@ class Policy:
         network.save_pretrained(folder, state_dict=state_dict, **options)
         if self.has_adapters:
             # Adapters come without a config.json, which would make transformers expect weights.
-            kept = {**self.defaults, "family": {"block_length": self.family.block_length}}
+            told = {"block_length": self.family.block_length}
+            told["mask_token_id"] = self.family.mask_token_id
+            kept = {**self.defaults, "family": told}
             (folder / ADAPTER_DEFAULTS).write_text(json.dumps(kept, indent=2))
         self.tokenizer.save_pretrained(folder)
 
@@ -202,7 +204,9 @@ def load_policy(
         adapters, base = folder, resolve_model_path(base_of(folder))
         if (folder / ADAPTER_DEFAULTS).is_file():
             kept = read_json(folder / ADAPTER_DEFAULTS, path)
-            block_length = block_length or kept.pop("family", {}).get("block_length")
+            told = kept.pop("family", {})
+            block_length = block_length or told.get("block_length")
+            mask_token_id = told.get("mask_token_id") if mask_token_id is None else mask_token_id
     content = read_json(base / "config.json", path)
     spec = find_spec(content, path)
     # An original config names too little; one of transformers' own must be right by itself.
