@@ -16,16 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from unmask.config import (
-    COMMANDS,
-    AnyConfig,
-    Section,
-    describe,
-    field_names,
-    section_type,
-)
+from unmask.config import COMMANDS, AnyConfig
 from unmask.estimators import ESTIMATORS
 from unmask.objectives import OBJECTIVES, Objective
+from unmask.schema import Section, describe, field_names, section_type
 
 PACKAGE = Path(__file__).parent
 DEFAULT_RECIPE = "sudoku-tiny"

@@ -20,7 +20,7 @@ MATHEMATICS = (
     "objectives",
 )
 PARTS = ("models", "sampling", "tasks")
-SCHEMA = ("config", "recipe", "provenance")
+SCHEMA = ("schema", "config", "recipe", "provenance")
 LIBRARY = ("errors", *MATHEMATICS, *PARTS, "generation", *SCHEMA)
 LOOP = ("training", "evaluation")
 TOP = ("cli", "package", "watch", "diagnosis", "lm_eval")
@@ -38,9 +38,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sampling": ("errors", *MATHEMATICS),
     "tasks": ("errors", *MATHEMATICS),
     "generation": ("errors", *MATHEMATICS, *PARTS),
-    "config": ("errors", *MATHEMATICS, *PARTS),
-    "recipe": ("errors", *MATHEMATICS, *PARTS, "config"),
-    "provenance": ("errors", "config", "recipe"),
+    "schema": (),
+    "config": ("errors", *MATHEMATICS, *PARTS, "schema"),
+    "recipe": ("errors", *MATHEMATICS, *PARTS, "schema", "config"),
+    "provenance": ("errors", "schema", "config", "recipe"),
     "evaluation": (*LIBRARY, *LOOP),
     "training": (*LIBRARY, *LOOP),
     "report": (*LIBRARY, *LOOP),
