@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from unmask.models.cache import Span, SpanCache
 from unmask.models.settings import Promising
 
 
@@ -28,7 +29,8 @@ class Denoiser(nn.Module):
         mask_token_id: the token that stands for "hidden".
         shift: True where the network predicts token i at position i-1 (Dream).
         forbidden_ids: tokens that the sampler must never place (the mask token is always one).
-        chunk_size: positions per slice of the vocabulary projection.
+        chunk_size: positions per slice of the vocabulary projection; None = what fits in
+            64 MiB of float32, or on a GPU 256 MiB, and at most 2048.
         autocast: dtype that the network computes in where its weights are float32, or None.
     """
 
@@ -39,7 +41,7 @@ class Denoiser(nn.Module):
         mask_token_id: int,
         shift: bool = False,
         forbidden_ids: Sequence[int] = (),
-        chunk_size: int = 2048,
+        chunk_size: int | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
@@ -47,7 +49,7 @@ class Denoiser(nn.Module):
         self.mask_token_id = mask_token_id
         self.shift = shift
         self.forbidden_ids = sorted({mask_token_id, *forbidden_ids})
-        self.chunk_size = chunk_size
+        self._chunk_size = chunk_size
         self.autocast = autocast
 
     @property
@@ -60,6 +62,18 @@ class Denoiser(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
+
+    @property
+    def chunk_size(self) -> int:
+        """Positions whose logits are held at once."""
+        if self._chunk_size is not None:
+            return self._chunk_size
+        entries = 2**24 if self.device.type == "cpu" else 2**26
+        return max(1, min(2048, entries // self.causal_lm.config.vocab_size))
+
+    @chunk_size.setter
+    def chunk_size(self, positions: int | None) -> None:
+        self._chunk_size = positions
 
     def forward(
         self,
@@ -133,9 +147,61 @@ class Denoiser(nn.Module):
             found.append(tokens.masked_fill(mass.cumsum(-1) - mass >= promising.top_p, -1))
         return torch.cat(found)
 
+    def new_cache(self) -> SpanCache:
+        """For `states`."""
+        return SpanCache(self.causal_lm.config.num_hidden_layers)
+
+    @torch.no_grad()
+    def states(
+        self,
+        ids: Tensor,
+        attention_mask: Tensor | None,
+        rows: Tensor,
+        columns: Tensor,
+        *,
+        cache: SpanCache | None = None,
+        cached_rows: Tensor | None = None,
+        span: tuple[Tensor, int] | None = None,
+    ) -> Tensor:
+        """What `logits` turns into logits, at S places of ids.
+
+        Args:
+            ids: int [N, T].
+            attention_mask: [N, T] or None.
+            rows: int64 [S].
+            columns: int64 [S], columns of `ids` whose tokens are asked for.
+            cache: kept keys and values; None computes all of them.
+            cached_rows: int64 [N], rows of the cache; None = all.
+            span: first column, int64 [N], and number of the columns to compute, which take the
+                keys and values of the others from the cache; None = all, into the cache.
+
+        Returns:
+            [S, H].
+        """
+        source, extra = self._source(columns), int(self.shift)
+        if cache is None:
+            return self._hidden_states(ids, attention_mask)[rows, source]
+        if span is not None:
+            # A shifted network predicts the first column from the one before it.
+            first = (span[0] - extra).clamp(min=0)
+            span = first, min(span[1] + extra, ids.shape[1])
+            source = source - first[rows]
+        return self._hidden_states(ids, attention_mask, cache, cached_rows, span)[rows, source]
+
+    @torch.no_grad()
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits float32 [S, V] for the sampler, -inf on tokens that must not be placed.
+
+        Args:
+            states: [S, H], from `states`.
+        """
+        logits = self._project(states)
+        logits[..., self.forbidden_ids] = -torch.inf
+        return logits
+
     @torch.no_grad()
     def propose(self, ids: Tensor, attention_mask: Tensor | None, positions: Tensor) -> Tensor:
-        """Logits for the sampler, with -inf on tokens that must not be placed.
+        """`logits` at some columns of every row, in one piece.
 
         Args:
             ids: int [N, T].
@@ -145,21 +211,34 @@ class Denoiser(nn.Module):
         Returns:
             float32 [N, K, V].
         """
-        hidden = self._hidden_states(ids, attention_mask)
-        index = self._source(positions).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
-        logits = self._project(hidden.gather(1, index))
-        logits[..., self.forbidden_ids] = -torch.inf
-        return logits
+        rows = torch.arange(len(ids), device=ids.device).unsqueeze(-1).expand_as(positions)
+        return self.logits(self.states(ids, attention_mask, rows, positions))
 
     def _source(self, columns: Tensor) -> Tensor:
         """The output position that predicts each column."""
         return (columns - 1).clamp(min=0) if self.shift else columns
 
-    def _hidden_states(self, ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def _hidden_states(
+        self,
+        ids: Tensor,
+        attention_mask: Tensor | None,
+        cache: SpanCache | None = None,
+        cached_rows: Tensor | None = None,
+        span: tuple[Tensor, int] | None = None,
+    ) -> Tensor:
         decoder = self.causal_lm.get_decoder()
         # Counted from the first real token: rounding in the rotary embedding would otherwise
         # depend on the padding.
         positions = None if attention_mask is None else (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        if cache is not None:
+            first, count = span or (None, ids.shape[1])
+            cache.span = Span(cached_rows, first, count, ids.shape[1])
+            cache.num_rows = len(ids) if cached_rows is None else cache.num_rows
+            columns = cache.span.columns
+            if positions is None:
+                positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+            if columns is not None:
+                positions, ids = positions.gather(1, columns), ids.gather(1, columns)
         # One context per pass: autocast's weight cache must not carry over from a pass without a
         # graph into one with a graph.
         with torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None):
@@ -167,7 +246,8 @@ class Denoiser(nn.Module):
                 input_ids=ids,
                 attention_mask=attention_mask,
                 position_ids=positions,
-                use_cache=False,
+                past_key_values=cache,
+                use_cache=cache is not None,
             ).last_hidden_state
 
     def _project(self, hidden: Tensor) -> Tensor:
