@@ -201,6 +201,22 @@ class AdvantageConfig(Section):
     unbiased: bool = True
 
 
+class MismatchConfig(Section):
+    """What to do about a sampler that is not the policy: one with a cache or a parallel rule.
+
+    Args:
+        states: revealed tokens per round and process of which the distribution that they were
+            drawn from is compared with the exact conditionals; 0 = none.
+        weights: multiply each advantage by the completion's importance weight, by exact
+            conditionals at each step or of each token; none leaves samples as they are.
+        truncate: largest weight.
+    """
+
+    states: int = Field(64, ge=0)
+    weights: Literal["none", "step", "token"] = "none"
+    truncate: float = Field(2.0, gt=0)
+
+
 class OptimizerConfig(Section):
     """AdamW, clipping and the learning-rate schedule.
 
@@ -307,6 +323,7 @@ class TrainConfig(Section):
         task: prompts and the default reward.
         reward: terms of the reward; null = the task's own.
         sampler: how completions are written.
+        mismatch: between an approximate sampler and the policy.
         objective: the loss, by name.
         estimator: of a completion's likelihood, by name.
         advantage: rewards to advantages, by name.
@@ -325,6 +342,7 @@ class TrainConfig(Section):
     task: TaskConfig = TaskConfig()
     reward: list[RewardConfig] | None = None
     sampler: Sampler = Sampler()
+    mismatch: MismatchConfig = MismatchConfig()
     objective: Annotated[Objective, _objective, _dump_objective] = ESPO()
     estimator: Annotated[Estimator, _estimator, _dump_estimator] = ELBO()
     advantage: AdvantageConfig = AdvantageConfig()
@@ -347,6 +365,15 @@ class TrainConfig(Section):
                 f"top_k={self.sampler.top_k}: this objective compares probabilities as the "
                 "sampler takes them, which are computed at temperature 1 over all tokens only; "
                 "set these to 1, 1 and 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_mismatch(self) -> TrainConfig:
+        if self.mismatch.weights != "none" and self.sampler.temperature == 0:
+            raise ValueError(
+                f"mismatch.weights={self.mismatch.weights}: at sampler.temperature=0 nothing is "
+                "drawn that a weight could correct; set it to none, or a temperature above 0"
             )
         return self
 

@@ -38,6 +38,7 @@ class Flight:
         attention: [N, W], or None without padding.
         block: int64 [N], the active block of each.
         offset: int64 [N], finished steps of that block.
+        canvas_length: L.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Flight:
         max_tokens: int | None,
     ) -> None:
         self._prompt_ids, self._prompt_mask = prompt_ids, prompt_mask
-        self._canvas, self._mask_token_id = sampler.gen_length, mask_token_id
+        self.canvas_length, self._mask_token_id = sampler.gen_length, mask_token_id
         self._max_tokens = max_tokens
         batch, width = prompt_ids.shape
         if prompt_mask is None:
@@ -94,9 +95,9 @@ class Flight:
     def _admit(self, present: list[int]) -> list[int]:
         """Which waiting sequences enter: as many as fit, none that is an eighth shorter."""
         new: list[int] = []
-        width = max((self._lengths[row] for row in present), default=0) + self._canvas
+        width = max((self._lengths[row] for row in present), default=0) + self.canvas_length
         while self._waiting:
-            length = self._lengths[self._waiting[0]] + self._canvas
+            length = self._lengths[self._waiting[0]] + self.canvas_length
             count = len(present) + len(new) + 1
             if count == 1:
                 width = length
@@ -112,11 +113,11 @@ class Flight:
         entering = torch.tensor(new, dtype=torch.int64, device=self.rows.device)
         longest = max((self._lengths[row] for row in self._present), default=0)
         shortest = min((self._lengths[row] for row in self._present), default=0)
-        cut = self.width - longest - self._canvas if staying else 0
+        cut = self.width - longest - self.canvas_length if staying else 0
         for companion in companions:
             companion.realign(kept, cut, len(new))
         start = self._prompt_ids.shape[1] - longest
-        blank = entering.new_full((len(new), self._canvas), self._mask_token_id)
+        blank = entering.new_full((len(new), self.canvas_length), self._mask_token_id)
         arriving = torch.cat([self._prompt_ids[entering, start:], blank], dim=1)
         self.ids = torch.cat([self.ids[kept, cut:], arriving]) if staying else arriving
         self.rows = torch.cat([self.rows[kept], entering])
@@ -127,4 +128,4 @@ class Flight:
         if shortest < longest:
             assert self._prompt_mask is not None
             mask = self._prompt_mask[self.rows, start:]
-            self.attention = torch.cat([mask, mask.new_ones(len(self), self._canvas)], dim=1)
+            self.attention = torch.cat([mask, mask.new_ones(len(self), self.canvas_length)], dim=1)

@@ -204,6 +204,23 @@ def sample(
     return Samples(canvas, step_map, confidence, probability, lengths, num_forwards)
 
 
+def without_prompt(ids: Tensor, length: int, mask_token_id: int) -> Tensor:
+    """What guidance compares with: ids [N, T] with all but the last `length` tokens masked."""
+    blank = ids.clone()
+    blank[:, : ids.shape[1] - length] = mask_token_id
+    return blank
+
+
+def guide(logits: Sequence[Tensor], cfg_scale: float) -> Tensor:
+    """uncond + (w + 1) (cond - uncond) of logits with and without the prompt, [S, V] each."""
+    if len(logits) == 1:
+        return logits[0]
+    conditional, unconditional = logits
+    guided = unconditional + (cfg_scale + 1) * (conditional - unconditional)
+    # -inf - -inf: what must not be placed stays out.
+    return guided.masked_fill(conditional.isneginf(), -torch.inf)
+
+
 class _Passes:
     """Runs the model over the sequences in flight, with guidance and caches where asked for."""
 
@@ -225,19 +242,12 @@ class _Passes:
         ids = flight.ids
         states = [self._states(flight, ids, rows, columns, 0)]
         if self._sampler.cfg_scale:
-            blank = ids.clone()
-            blank[:, : -self._sampler.gen_length] = self._proposer.mask_token_id
+            blank = without_prompt(ids, self._sampler.gen_length, self._proposer.mask_token_id)
             states.append(self._states(flight, blank, rows, columns, 1))
 
         def part(piece: slice | Tensor) -> Tensor:
             logits = [self._proposer.logits(values[piece]) for values in states]
-            if len(logits) == 1:
-                return logits[0]
-            conditional, unconditional = logits
-            scale = self._sampler.cfg_scale + 1
-            guided = unconditional + scale * (conditional - unconditional)
-            # -inf - -inf: what must not be placed stays out.
-            return guided.masked_fill(conditional.isneginf(), -torch.inf)
+            return guide(logits, self._sampler.cfg_scale)
 
         return part
 
