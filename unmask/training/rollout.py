@@ -98,7 +98,7 @@ def collect(
     advantage: AdvantageConfig,
     seed: int,
     max_tokens: int,
-    mismatch: MismatchConfig = MismatchConfig(),
+    mismatch: MismatchConfig,
     on_step: OnStep | None = None,
 ) -> Rollout:
     """Sample `group_size` completions of each example and score them.
