@@ -23,7 +23,7 @@ PARTS = ("models", "sampling", "tasks")
 SCHEMA = ("config", "recipe", "provenance")
 LIBRARY = ("errors", *MATHEMATICS, *PARTS, "generation", *SCHEMA)
 LOOP = ("training", "evaluation")
-TOP = ("cli", "package", "watch", "diagnosis")
+TOP = ("cli", "package", "watch", "chat", "diagnosis")
 
 # Room -> the other rooms that it may import. "package" is unmask/__init__.py itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "study": (*LIBRARY, *LOOP, "report"),
     "diagnosis": (*LIBRARY, *LOOP, "report"),
     "watch": (*LIBRARY, *LOOP),
+    "chat": (*LIBRARY, *LOOP, "watch"),
     "cli": (*LIBRARY, *LOOP, "report", "study", *TOP),
     "package": (*LIBRARY, *LOOP, "report", "study", *TOP),
     "__main__": (*LIBRARY, *LOOP, "report", "study", *TOP),
