@@ -196,6 +196,52 @@ def report(run: Annotated[Path, typer.Argument(help="A run or study folder.")]) 
 
 
 @app.command()
+def adapt(
+    model: Annotated[str, typer.Argument(help="A folder, a hub id or a .gguf file.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    shift: Annotated[bool, typer.Option(help="Predict a token from the one before it.")] = False,
+    block_length: Annotated[int | None, typer.Option(help="Attend in blocks.", min=1)] = None,
+) -> None:
+    """Make a Llama, Qwen2 or Qwen3 checkpoint bidirectional, with a mask token; then unmask sft."""
+    from unmask.models.adapt import adapt as write
+
+    done = write(model, out, shift=shift, block_length=block_length)
+    console.print(
+        f"{done['model_type']} with mask token {done['mask_token']} ({done['mask_token_id']})\n"
+        f"model   {out}\nnext    unmask sft model.path={out}",
+        highlight=False,
+        markup=False,
+    )
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder or a hub id.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    form: Annotated[
+        str, typer.Option("--format", help="original = its family's; native = transformers'.")
+    ] = "original",
+) -> None:
+    """Write a model under its family's original tensor names and config."""
+    from unmask.models.export import export as write
+
+    family = write(model, out, form)
+    console.print(f"{family.name}   {out}", highlight=False, markup=False)
+
+
+@app.command()
+def merge(
+    model: Annotated[str, typer.Argument(help="A run folder or model folder with adapters.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+) -> None:
+    """Fold LoRA adapters into the model that they belong to."""
+    from unmask.models.export import merge as write
+
+    write(model, out)
+    console.print(f"model   {out}", highlight=False, markup=False)
+
+
+@app.command()
 def tasks() -> None:
     """List the tasks with one problem each."""
     table = Table("task", "prompt formats", "a held-out problem")
@@ -258,7 +304,7 @@ def _train_config(arguments: list[str] | None) -> TrainConfig:
     config = load_config(arguments or [], "train")
     assert isinstance(config, TrainConfig)
     find_local_model(config.model.path)
-    get_task(config.task.name, **config.task.options)
+    get_task(config.task.name, sandbox=config.sandbox, **config.task.options)
     return config
 
 

@@ -27,6 +27,7 @@ from unmask.estimators import ELBO, ESTIMATORS, Estimator
 from unmask.models.settings import LoRA, Promising, TinyArchitecture
 from unmask.objectives import ESPO, OBJECTIVES, Objective
 from unmask.sampling.settings import Sampler
+from unmask.tasks.sandbox.settings import SandboxSettings
 
 Count = Annotated[int, Field(ge=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -322,6 +323,7 @@ class TrainConfig(Section):
         model: the checkpoint.
         task: prompts and the default reward.
         reward: terms of the reward; null = the task's own.
+        sandbox: where programs that the model writes are run.
         sampler: how completions are written.
         mismatch: between an approximate sampler and the policy.
         objective: the loss, by name.
@@ -341,6 +343,7 @@ class TrainConfig(Section):
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
     reward: list[RewardConfig] | None = None
+    sandbox: SandboxSettings = SandboxSettings()
     sampler: Sampler = Sampler()
     mismatch: MismatchConfig = MismatchConfig()
     objective: Annotated[Objective, _objective, _dump_objective] = ESPO()
@@ -358,15 +361,32 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _check_objective(self) -> TrainConfig:
         self.objective.check(self.estimator)
-        restricted = self.sampler.top_k > 0 or self.sampler.top_p < 1
-        if self.objective.sampling_logprobs and (restricted or self.sampler.temperature != 1):
-            raise ValueError(
-                f"sampler.temperature={self.sampler.temperature}, top_p={self.sampler.top_p}, "
-                f"top_k={self.sampler.top_k}: this objective compares probabilities as the "
-                "sampler takes them, which are computed at temperature 1 over all tokens only; "
-                "set these to 1, 1 and 0"
-            )
+        sampler = self.sampler
+        if self.objective.sampling_logprobs:
+            if sampler.temperature == 0:
+                raise ValueError(
+                    "sampler.temperature=0: this objective compares probabilities as the sampler "
+                    "takes tokens, and it takes none by chance; set a temperature above 0"
+                )
+            if sampler.top_p < 1 and not sampler.top_k:
+                raise ValueError(
+                    f"sampler.top_p={sampler.top_p}, top_k=0: this objective compares "
+                    "probabilities as the sampler takes tokens, and keeps a list of those that "
+                    "it could; limit the list by sampler.top_k (150 in AGRPO's paper)"
+                )
+            if self.promising is not None:
+                raise ValueError(
+                    f"promising={asdict(self.promising)}: this objective compares probabilities "
+                    "over the tokens that the sampler could take; set it to null"
+                )
         return self
+
+    @property
+    def sampled_candidates(self) -> Promising | None:
+        """The tokens that the sampler can take, where the objective reads its probabilities."""
+        if self.objective.sampling_logprobs and self.sampler.top_k:
+            return Promising(self.sampler.top_k, self.sampler.top_p)
+        return None
 
     @model_validator(mode="after")
     def _check_mismatch(self) -> TrainConfig:

@@ -103,7 +103,7 @@ def _problem(policy: Policy, config: TrainConfig) -> Prompt:
             f"{policy.source} does not say which task it was trained on: give a prompt, as in "
             "unmask sample MODEL 'a question'"
         )
-    task = get_task(config.task.name, **config.task.options)
+    task = get_task(config.task.name, sandbox=config.sandbox, **config.task.options)
     prompt = config.task.prompt or task.prompts[0]
     return task.build("heldout", size=1, seed=config.seed, prompt=prompt)[0]["prompt"]
 

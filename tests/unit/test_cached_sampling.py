@@ -93,3 +93,18 @@ def test_without_refresh_in_between_a_step_computes_the_span_alone(
         sampler = Sampler(gen_length=12, block_length=4, steps=6, cache=cache, early_stop=False)
         run(policy, [[5, 6, 7]], [0], sampler)
         assert widths == expected
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("block_length", [2, 3, 4])
+def test_in_a_block_causal_network_the_cache_is_exact(cache: Any, block_length: int) -> None:
+    # Sampled blocks of 4 that begin anywhere in a block of the network.
+    policy = tiny_policy()
+    policy.denoiser.block_length = block_length
+    settings: dict[str, Any] = {"gen_length": 12, "block_length": 4, "steps": 12}
+    seeds = list(range(len(PROMPTS)))
+    exact = run(policy, PROMPTS, seeds, Sampler(**settings))
+    cached = run(policy, PROMPTS, seeds, Sampler(**settings, cache=cache))
+    assert torch.equal(exact.completion_ids, cached.completion_ids)
+    assert torch.equal(exact.step_map, cached.step_map)
+    torch.testing.assert_close(exact.confidence, cached.confidence, rtol=1e-4, atol=1e-5)

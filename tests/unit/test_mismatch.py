@@ -10,9 +10,11 @@ from oracle import TableProposer
 from tiny_policies import tiny_policy
 from torch import Tensor
 
+from unmask.config import MismatchConfig, TrainConfig
 from unmask.sampling.mismatch import Probe, effective_sample_size, log_weights
 from unmask.sampling.sampler import Samples, sample
 from unmask.sampling.settings import Sampler
+from unmask.training.mismatch import Mismatch, summarise_mismatch
 
 LENGTH, TOKENS = 3, 2
 
@@ -138,3 +140,34 @@ def test_effective_sample_size_by_hand() -> None:
     assert effective_sample_size(torch.zeros(5)) == pytest.approx(1)
     assert effective_sample_size(torch.tensor([0.0, -1e4])) == pytest.approx(0.5)
     assert effective_sample_size(torch.tensor([3.0, 1.0]).log()) == pytest.approx(16 / 20)
+
+
+def test_a_round_reports_the_mismatch_and_cuts_the_weights() -> None:
+    policy = tiny_policy()
+    sampler = Sampler(**SHAPE, cache="dual")
+    ids, mask = policy.pad_prompts([[5, 6, 7], [8, 9]] * 4)
+    seeds = list(range(8))
+    gap = Mismatch(MismatchConfig(states=20, weights="step", truncate=1.1), sampler, seeds)
+    samples = sample(policy.denoiser, ids, mask, torch.tensor(seeds), sampler, on_reveal=gap.probe)
+    weights = gap.weights(policy.denoiser, ids, mask, samples, 200)
+    assert weights is not None
+    whole = log_weights(policy.denoiser, ids, mask, samples, sampler, by="step", max_tokens=200)
+    torch.testing.assert_close(weights, whole.exp().clamp(max=1.1))
+    assert 0 < (weights < 1.1).sum() < 8
+    metrics = summarise_mismatch([gap.measure(policy.denoiser, ids, mask, 200), {}])
+    assert metrics["mismatch/kl_step"] > 0
+    assert metrics["mismatch/weight_truncated"] == (whole > math.log(1.1)).double().mean()
+    assert metrics["mismatch/weight_ess"] == pytest.approx(effective_sample_size(whole))
+
+
+def test_an_exact_sampler_is_neither_watched_nor_weighed() -> None:
+    gap = Mismatch(MismatchConfig(), Sampler(**SHAPE), [1, 2])
+    assert gap.probe is None
+    assert summarise_mismatch([{}]) == {}
+
+
+def test_weights_of_greedy_rollouts_are_refused() -> None:
+    with pytest.raises(ValueError, match="set it to none, or a temperature above 0"):
+        TrainConfig(
+            sampler=Sampler(**SHAPE, temperature=0.0), mismatch=MismatchConfig(weights="step")
+        )

@@ -370,8 +370,8 @@ def no_tokenizer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (config(is_causal=True), ["causal llama checkpoint", '"is_causal": false']),
-        (ordinary, ["causal llama checkpoint", '"is_causal": false']),
+        (config(is_causal=True), ["causal llama checkpoint", "`unmask adapt"]),
+        (ordinary, ["causal llama checkpoint", "`unmask adapt", '"is_causal": false']),
         (config(model_type="gpt2"), ["model_type 'gpt2'", "llama, qwen2, qwen3"]),
         (config(mask_token_id=None), ["mask_token_id None", "id of its mask token"]),
         (config(mask_token_id="<mask>"), ["mask_token_id '<mask>'", "id of its mask token"]),

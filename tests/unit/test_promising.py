@@ -55,8 +55,9 @@ def test_promising_tokens_are_the_fewest_most_probable_ones_that_hold_the_mass(d
         found = denoiser(ids, None, targets, scored, None, Promising(top_k, top_p))
         for row, tokens in zip(probs, found.tolist(), strict=True):
             order = row.argsort(descending=True)
-            mass = row[order].cumsum(-1)
-            count = min(top_k, 1 + int((mass < top_p).sum()), len(row))
+            best = row[order][:top_k]
+            mass = best.cumsum(-1) / best.sum()
+            count = min(1 + int((mass < top_p).sum()), len(best))
             assert [token for token in tokens if token >= 0] == order[:count].tolist()
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from unmask.tasks import TASKS, Countdown, Sudoku, Task, answer_text, completion_text, get_task
+from unmask.tasks import Countdown, Sudoku, Task, answer_text, completion_text, get_task
 from unmask.tasks.draws import split_of
 
 # Data of an earlier run would silently change with any of these.
@@ -38,7 +38,11 @@ def canonical(task, row):
     return (*sorted(row["numbers"]), row["target"])
 
 
-@pytest.fixture(params=sorted(TASKS))
+# Tasks that draw problems without end; the others read published sets.
+GENERATED = ("countdown", "sudoku")
+
+
+@pytest.fixture(params=GENERATED)
 def task(request):
     return get_task(request.param)
 
@@ -56,7 +60,7 @@ def test_get_task_passes_options_on():
 
 
 def test_unknown_task_names_the_known_and_the_nearest():
-    message = "task 'sudokku' is not one of countdown, sudoku; did you mean 'sudoku'?"
+    message = "task 'sudokku' is not one of code, countdown, sudoku; did you mean 'sudoku'?"
     with pytest.raises(ValueError, match=re.escape(message)):
         get_task("sudokku")
 
@@ -77,8 +81,8 @@ def test_importing_tasks_loads_no_heavy_package():
 
 def test_building_data_and_scoring_do_not_load_torch():
     code = (
-        "import sys; from unmask.tasks import TASKS, get_task\n"
-        "for name in TASKS:\n"
+        "import sys; from unmask.tasks import get_task\n"
+        f"for name in {GENERATED}:\n"
         "    task = get_task(name)\n"
         "    rows = task.build('train', size=3, seed=0).to_dict()\n"
         "    task.reward(None, ['1', '2', '3'], **rows)\n"

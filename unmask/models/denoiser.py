@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from unmask.models.attention import as_understood, block_causal, noisy_and_clean, positions_of
 from unmask.models.cache import Span, SpanCache
 from unmask.models.settings import Promising
 
@@ -28,10 +29,20 @@ class Denoiser(nn.Module):
             directions.
         mask_token_id: the token that stands for "hidden".
         shift: True where the network predicts token i at position i-1 (Dream).
+        block_length: of block-causal attention, blocks counted from the first real token; None =
+            every token attends to every other.
         forbidden_ids: tokens that the sampler must never place (the mask token is always one).
         chunk_size: positions per slice of the vocabulary projection; None = what fits in
             64 MiB of float32, or on a GPU 256 MiB, and at most 2048.
         autocast: dtype that the network computes in where its weights are float32, or None.
+
+    Attributes:
+        sampled_at: the temperature at which a sampler took the tokens, to score them as it did:
+            logits divided by it, and nothing on what it must never place. None = the model's own
+            probabilities.
+
+    Raises:
+        ValueError: if a block-causal network is said to be shifted.
     """
 
     def __init__(
@@ -40,17 +51,25 @@ class Denoiser(nn.Module):
         *,
         mask_token_id: int,
         shift: bool = False,
+        block_length: int | None = None,
         forbidden_ids: Sequence[int] = (),
         chunk_size: int | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if shift and block_length is not None:
+            raise ValueError(
+                f"block_length={block_length} with shift=True: the first token of a block would be "
+                "predicted from the block before, which does not see it; leave one out"
+            )
         self.network = network
         self.mask_token_id = mask_token_id
         self.shift = shift
+        self.block_length = block_length
         self.forbidden_ids = sorted({mask_token_id, *forbidden_ids})
         self._chunk_size = chunk_size
         self.autocast = autocast
+        self.sampled_at: float | None = None
 
     @property
     def causal_lm(self) -> Any:
@@ -86,7 +105,7 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """See `token_logprobs`, or with `promising` see `promising_tokens`."""
         if promising is not None:
-            return self.promising_tokens(ids, attention_mask, scored, promising)
+            return self.promising_tokens(ids, attention_mask, scored, promising, targets)
         return self.token_logprobs(ids, attention_mask, targets, scored, candidates)
 
     def token_logprobs(
@@ -99,10 +118,14 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """log p(targets | ids) at the scored positions, nothing else.
 
+        In a block-causal network the blocks before that of a position are given as they are, their
+        hidden tokens filled in from `targets`: one pass over [noisy ; clean] for all blocks.
+
         Args:
             ids: int [N, T], with mask tokens in place of what is hidden.
             attention_mask: [N, T], 1 for real tokens and 0 for padding; None = no padding.
-            targets: int [N, T]; only read where `scored`.
+            targets: int [N, T]; read where `scored`, by a block-causal network wherever a token
+                is hidden.
             scored: bool [N, T].
             candidates: int [K, C], the tokens that the softmax of each scored position runs over,
                 beside the target; -1 = none. None = the whole vocabulary.
@@ -111,7 +134,7 @@ class Denoiser(nn.Module):
             float32 (float64 of a float64 network) [K], K = number of scored positions, in
             row-major order.
         """
-        hidden, wanted = self._at(ids, attention_mask, scored), targets[scored]
+        hidden, wanted = self._at(ids, attention_mask, scored, targets), targets[scored]
         pieces = []
         for piece in self._chunks(len(wanted)):
             among = None if candidates is None else candidates[piece]
@@ -126,7 +149,12 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def promising_tokens(
-        self, ids: Tensor, attention_mask: Tensor | None, scored: Tensor, promising: Promising
+        self,
+        ids: Tensor,
+        attention_mask: Tensor | None,
+        scored: Tensor,
+        promising: Promising,
+        targets: Tensor | None = None,
     ) -> Tensor:
         """The most probable tokens at the scored positions, for `token_logprobs`.
 
@@ -135,15 +163,19 @@ class Denoiser(nn.Module):
             attention_mask: [N, T] or None.
             scored: bool [N, T], of which K are True.
             promising: how many.
+            targets: int [N, T], what a block-causal network fills hidden tokens of earlier blocks
+                in from; None = as they are.
 
         Returns:
-            int64 [K, top_k], -1 from where the tokens before hold `top_p` of the mass.
+            int64 [K, top_k], -1 from where the tokens before hold `top_p` of the mass of all
+            top_k, as a sampler restricts first by the one and then by the other.
         """
-        hidden = self._at(ids, attention_mask, scored)
+        hidden = self._at(ids, attention_mask, scored, targets)
         found = []
         for piece in self._chunks(len(hidden)):
-            probs = self._project(hidden[piece]).softmax(-1)
-            mass, tokens = probs.topk(min(promising.top_k, probs.shape[-1]), dim=-1)
+            logits = self._scores(hidden[piece])
+            best, tokens = logits.topk(min(promising.top_k, logits.shape[-1]), dim=-1)
+            mass = best.softmax(-1)
             found.append(tokens.masked_fill(mass.cumsum(-1) - mass >= promising.top_p, -1))
         return torch.cat(found)
 
@@ -178,14 +210,12 @@ class Denoiser(nn.Module):
         Returns:
             [S, H].
         """
-        source, extra = self._source(columns), int(self.shift)
+        source = self._source(columns)
         if cache is None:
             return self._hidden_states(ids, attention_mask)[rows, source]
         if span is not None:
-            # A shifted network predicts the first column from the one before it.
-            first = (span[0] - extra).clamp(min=0)
-            span = first, min(span[1] + extra, ids.shape[1])
-            source = source - first[rows]
+            span = self._span(span, ids, attention_mask)
+            source = source - span[0][rows]
         return self._hidden_states(ids, attention_mask, cache, cached_rows, span)[rows, source]
 
     @torch.no_grad()
@@ -226,26 +256,62 @@ class Denoiser(nn.Module):
         cached_rows: Tensor | None = None,
         span: tuple[Tensor, int] | None = None,
     ) -> Tensor:
-        decoder = self.causal_lm.get_decoder()
+        """Hidden states [N, T, H] of one pass over the tokens as they are, or of a span of them."""
+        positions, mask = None, attention_mask
         # Counted from the first real token: rounding in the rotary embedding would otherwise
         # depend on the padding.
-        positions = None if attention_mask is None else (attention_mask.cumsum(-1) - 1).clamp(min=0)
-        if cache is not None:
+        if attention_mask is not None or cache is not None or self.block_length is not None:
+            positions = positions_of(attention_mask, ids)
+            if self.block_length is not None:
+                mask = block_causal(positions, self.block_length)
+        if cache is not None and positions is not None:
             first, count = span or (None, ids.shape[1])
             cache.span = Span(cached_rows, first, count, ids.shape[1])
             cache.num_rows = len(ids) if cached_rows is None else cache.num_rows
             columns = cache.span.columns
-            if positions is None:
-                positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
             if columns is not None:
                 positions, ids = positions.gather(1, columns), ids.gather(1, columns)
+                if self.block_length is not None and mask is not None:
+                    mask = mask.gather(
+                        2, columns[:, None, :, None].expand(-1, 1, -1, mask.shape[3])
+                    )
+        return self._decode(ids, positions, mask, cache)
+
+    def _span(
+        self, span: tuple[Tensor, int], ids: Tensor, attention_mask: Tensor | None
+    ) -> tuple[Tensor, int]:
+        """The columns that a pass must compute so that a span of columns can be read from it."""
+        first, count = span
+        width = ids.shape[1]
+        if self.shift:
+            # The first column is predicted from the one before it.
+            first, count = first - 1, count + 1
+        elif self.block_length is not None:
+            # All of a block sees what is revealed in it. Any column more does no harm: what is
+            # before a block does not depend on it, so that this cache is exact.
+            positions = positions_of(attention_mask, ids).gather(1, first.unsqueeze(-1)).squeeze(-1)
+            first = first - positions % self.block_length
+            count = min(count + 2 * (self.block_length - 1), width)
+        return first.clamp(min=0, max=width - count), count
+
+    def _decode(
+        self,
+        ids: Tensor,
+        positions: Tensor | None,
+        mask: Tensor | None,
+        cache: SpanCache | None = None,
+    ) -> Tensor:
+        decoder = self.causal_lm.get_decoder()
+        if mask is not None and mask.dim() == 4:
+            dtype = self.autocast or next(decoder.parameters()).dtype
+            mask = as_understood(mask, decoder.config._attn_implementation, dtype)
         # One context per pass: autocast's weight cache must not carry over from a pass without a
         # graph into one with a graph.
         with torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None):
             return decoder(
                 input_ids=ids,
-                attention_mask=attention_mask,
-                position_ids=positions,
+                attention_mask=mask,
+                position_ids=None if positions is None else positions.clamp(min=0),
                 past_key_values=cache,
                 use_cache=cache is not None,
             ).last_hidden_state
@@ -256,10 +322,31 @@ class Denoiser(nn.Module):
             logits = head(hidden.to(head.weight.dtype))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _at(self, ids: Tensor, attention_mask: Tensor | None, scored: Tensor) -> Tensor:
+    def _scores(self, hidden: Tensor) -> Tensor:
+        """Logits that tokens are scored by: the model's, or those the sampler takes them by."""
+        logits = self._project(hidden)
+        if self.sampled_at is None:
+            return logits
+        forbidden = torch.tensor(self.forbidden_ids, device=logits.device)
+        return logits.index_fill(-1, forbidden, -torch.inf) / self.sampled_at
+
+    def _at(
+        self, ids: Tensor, attention_mask: Tensor | None, scored: Tensor, targets: Tensor | None
+    ) -> Tensor:
         """Hidden states [K, H] that predict the scored positions."""
         rows, columns = scored.nonzero(as_tuple=True)
-        return self._hidden_states(ids, attention_mask)[rows, self._source(columns)]
+        if self.block_length is None:
+            return self._hidden_states(ids, attention_mask)[rows, self._source(columns)]
+        clean = ids if targets is None else torch.where(ids == self.mask_token_id, targets, ids)
+        positions = positions_of(attention_mask, ids)
+        start = _first_noisy_column(positions, rows, columns, self.block_length)
+        noisy = torch.arange(start, ids.shape[1], device=ids.device)
+        hidden = self._decode(
+            torch.cat([ids[:, start:], clean], dim=1),
+            torch.cat([positions[:, start:], positions], dim=1),
+            noisy_and_clean(positions, noisy, self.block_length),
+        )
+        return hidden[rows, columns - start]
 
     def _chunks(self, count: int) -> list[slice]:
         """At least one, so that every pass uses the vocabulary projection."""
@@ -267,10 +354,17 @@ class Denoiser(nn.Module):
         return [slice(start, start + size) for start in range(0, max(count, 1), size)]
 
     def _logprobs(self, hidden: Tensor, targets: Tensor, candidates: Tensor | None) -> Tensor:
-        logits = self._project(hidden)
+        logits = self._scores(hidden)
         chosen = logits.gather(-1, targets.unsqueeze(-1))
         if candidates is not None:
             left_out = (candidates < 0) | (candidates == targets.unsqueeze(-1))
             others = logits.gather(-1, candidates.clamp(min=0)).masked_fill(left_out, -torch.inf)
             logits = torch.cat([chosen, others], dim=-1)
         return chosen.squeeze(-1) - logits.logsumexp(-1)
+
+
+def _first_noisy_column(positions: Tensor, rows: Tensor, columns: Tensor, block_length: int) -> int:
+    """Where the first block with a scored token begins, over all rows."""
+    if not len(columns):
+        return positions.shape[1] - 1
+    return int((columns - positions[rows, columns] % block_length).min())

@@ -11,15 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedTokenizerBase
 
+from unmask.models.adapters import add_lora, base_of, disable_dropout, load_adapters
 from unmask.models.denoiser import Denoiser
-from unmask.models.families import Family, recognise
+from unmask.models.families import Family, find_spec, recognise
+from unmask.models.loading import fit_tokenizer, load_network, load_tokenizer, read_json
 from unmask.models.paths import resolve_model_path
 from unmask.models.settings import LoRA
 
@@ -66,7 +63,10 @@ class Policy:
                 "or a checkpoint with one"
             )
         text = self.tokenizer.apply_chat_template(
-            prompt, add_generation_prompt=True, tokenize=False
+            prompt,
+            add_generation_prompt=True,
+            tokenize=False,
+            **self.family.spec.template_options,
         )
         return self.tokenizer(str(text), add_special_tokens=False)["input_ids"]
 
@@ -139,10 +139,13 @@ class Policy:
             prefix = "network."
             state_dict = {name.removeprefix(prefix): value for name, value in state_dict.items()}
         network: Any = self.denoiser.network
-        network.save_pretrained(folder, state_dict=state_dict)
+        # Left to decide, peft reads the base's config.json as if it were transformers' own.
+        options = {"save_embedding_layers": False} if self.has_adapters else {}
+        network.save_pretrained(folder, state_dict=state_dict, **options)
         if self.has_adapters:
             # Adapters come without a config.json, which would make transformers expect weights.
-            (folder / ADAPTER_DEFAULTS).write_text(json.dumps(self.defaults, indent=2))
+            kept = {**self.defaults, "family": {"block_length": self.family.block_length}}
+            (folder / ADAPTER_DEFAULTS).write_text(json.dumps(kept, indent=2))
         self.tokenizer.save_pretrained(folder)
 
 
@@ -154,6 +157,9 @@ def load_policy(
     attention: str = "sdpa",
     gradient_checkpointing: bool = False,
     lora: LoRA | None = None,
+    mask_token_id: int | None = None,
+    block_length: int | None = None,
+    quantization: str | None = None,
     autocast: torch.dtype | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -167,6 +173,10 @@ def load_policy(
         attention: transformers' attention implementation.
         gradient_checkpointing: recompute activations in the backward pass.
         lora: adapters to add, or None.
+        mask_token_id: the mask token, where the checkpoint does not name it.
+        block_length: of block-causal attention, where the checkpoint does not tell; None = as it
+            says, or its family's.
+        quantization: "4bit" or "8bit" weights of the linear layers, or None.
         autocast: dtype to compute in where weights are float32, or None.
         seed: of new adapters' weights.
         device: where to put the weights.
@@ -176,25 +186,36 @@ def load_policy(
     """
     folder = resolve_model_path(path)
     adapters, base = None, folder
+    kept: dict[str, Any] | None = None
     if (folder / "adapter_config.json").is_file():
-        adapters, base = folder, resolve_model_path(_adapter_base(folder))
-    config = _read_json(base / "config.json", path)
-    recognised = recognise(config, path)
-    if family not in ("auto", recognised.name):
+        adapters, base = folder, resolve_model_path(base_of(folder))
+        if (folder / ADAPTER_DEFAULTS).is_file():
+            kept = read_json(folder / ADAPTER_DEFAULTS, path)
+            block_length = block_length or kept.pop("family", {}).get("block_length")
+    content = read_json(base / "config.json", path)
+    spec = find_spec(content, path)
+    # An original config names too little; one of transformers' own must be right by itself.
+    tokenizer = None if spec.name == "native" else load_tokenizer(base, spec, path)
+    found = recognise(
+        content, path, tokenizer, mask_token_id=mask_token_id, block_length=block_length
+    )
+    if family not in ("auto", found.name):
         raise ValueError(
-            f"model.family={family!r}, but {path} is of family {recognised.name!r}: "
+            f"model.family={family!r}, but {path} is of family {found.name!r}: "
             "set model.family=auto"
         )
-    if not list(base.glob("*.safetensors")):
-        raise ValueError(f"{path} has no *.safetensors: save the model in that format")
-    network, tokenizer = _load(base, path, dtype, attention)
+    if tokenizer is None:
+        tokenizer = load_tokenizer(base, spec, path)
+    fit_tokenizer(tokenizer, found, path)
+    network, found = load_network(
+        base, content, found, source=path, dtype=dtype, attention=attention, device=device
+    )
     vocabulary = network.config.vocab_size
     if vocabulary < len(tokenizer):
         raise ValueError(
             f"{path} has {vocabulary} embeddings for a tokenizer of {len(tokenizer)} tokens: "
             "they do not belong together, so save the model with its own tokenizer"
         )
-    _require_bidirectional(network, path)
     if gradient_checkpointing:
         # transformers renames the method during 5.x.
         old = network.gradient_checkpointing_enable
@@ -202,141 +223,20 @@ def load_policy(
         network.enable_input_require_grads()
     module: nn.Module = network
     if adapters is not None:
-        module = _load_adapters(network, adapters, lora)
+        module = load_adapters(network, adapters, lora)
     elif lora is not None:
-        module = _add_lora(network, lora, seed)
+        module = add_lora(network, lora, seed, found.spec)
     disable_dropout(module)
     denoiser = Denoiser(
         module,
-        mask_token_id=recognised.mask_token_id,
-        shift=recognised.shift,
+        mask_token_id=found.mask_token_id,
+        shift=found.shift,
+        block_length=found.block_length,
         # Rows of the embedding beyond the tokenizer are untrained.
         forbidden_ids=range(len(tokenizer), vocabulary),
         autocast=autocast,
     )
-    policy = Policy(denoiser.to(device), tokenizer, recognised, base, adapters is not None)
-    if adapters is not None and (adapters / ADAPTER_DEFAULTS).is_file():
-        policy.defaults = _read_json(adapters / ADAPTER_DEFAULTS, path)
+    policy = Policy(denoiser.to(device), tokenizer, found, base, adapters is not None)
+    if kept is not None:
+        policy.defaults = kept
     return policy
-
-
-def disable_dropout(network: nn.Module) -> None:
-    """Set every dropout probability to 0: passes with and without a graph must agree."""
-    module: Any
-    for module in network.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0
-
-
-def _load_adapters(network: PreTrainedModel, folder: Path, lora: LoRA | None) -> nn.Module:
-    from peft import PeftModel
-
-    module = PeftModel.from_pretrained(network, folder, is_trainable=lora is not None)
-    found: Any = module.peft_config["default"]
-    if lora is not None and (found.r, found.lora_alpha) != (lora.r, lora.alpha):
-        raise ValueError(
-            f"model.lora has r={lora.r}, alpha={lora.alpha}, but the adapters in {folder} have "
-            f"r={found.r}, alpha={found.lora_alpha}: set these"
-        )
-    return module
-
-
-def _add_lora(network: nn.Module, lora: LoRA, seed: int) -> nn.Module:
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear" if lora.target_modules == "auto" else lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return get_peft_model(network, config)
-
-
-def _load(
-    folder: Path, source: str, dtype: str, attention: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    wanted = dtype if dtype == "auto" else getattr(torch, dtype, None)
-    if wanted != "auto" and not isinstance(wanted, torch.dtype):
-        raise ValueError(f"model.dtype={dtype!r} is no dtype of torch: choose float32 or bfloat16")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=wanted,
-            attn_implementation=attention,
-            trust_remote_code=False,
-            output_loading_info=True,
-            # Reported below, with the names of the weights.
-            ignore_mismatched_sizes=True,
-        )
-    except Exception as error:
-        raise ValueError(
-            f"{source} cannot be loaded with model.attention={attention}: {_one_line(error)}; "
-            "give a whole checkpoint with its tokenizer"
-        ) from error
-    network, report = loaded
-    _require_all_weights(report, source)
-    return network, tokenizer
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
-
-
-def _adapter_base(folder: Path) -> str:
-    base = _read_json(folder / "adapter_config.json", str(folder)).get("base_model_name_or_path")
-    if not isinstance(base, str):
-        raise ValueError(
-            f"{folder} has base_model_name_or_path {base!r} in adapter_config.json: "
-            "name the folder or hub id of the model that the adapters belong to"
-        )
-    return base
-
-
-def _read_json(file: Path, source: str) -> dict[str, Any]:
-    if not file.is_file():
-        raise ValueError(f"{source} has no {file.name}: give the folder of a saved model")
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{source}: {file.name} is no valid JSON ({error}): save the model again"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{source}: {file.name} holds no JSON object: save the model again")
-    return content
-
-
-def _require_all_weights(report: dict[str, Any], source: str) -> None:
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        # A mismatched key comes with the two shapes.
-        found = report.get(kind) or ()
-        names = sorted(name if isinstance(name, str) else name[0] for name in found)
-        if names:
-            shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
-            raise ValueError(
-                f"{source} does not fit its config.json, {kind.replace('_', ' ')}: {shown}; "
-                "the weights are of another architecture or incomplete"
-            )
-
-
-@torch.no_grad()
-def _require_bidirectional(network: PreTrainedModel, source: str) -> None:
-    """Early transformers 5 releases ignore `is_causal = False` without a word."""
-    # Random embeddings: those of the checkpoint's tokens may be equal or zero.
-    width: int = network.config.hidden_size
-    embedded = torch.randn(4, width, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1)
-    embedded[1, -1].neg_()
-    embedded = embedded.to(network.device, network.dtype)
-    first, second = network(inputs_embeds=embedded, use_cache=False).logits[:, 0]
-    if torch.equal(first, second):
-        raise ValueError(
-            f"{source} runs causally under this transformers release: the last token does not "
-            "reach the first position; install transformers >= 5.17"
-        )

@@ -38,7 +38,7 @@ class Promising:
 
     Args:
         top_k: at most so many.
-        top_p: the fewest that hold this mass, if those are fewer.
+        top_p: of these the fewest that hold this share of their mass.
 
     Raises:
         ValueError: if top_k is below 1, or top_p outside (0, 1].

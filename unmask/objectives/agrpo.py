@@ -66,12 +66,7 @@ class AGRPO(Objective):
 
     def __call__(self, inputs: ObjectiveInputs) -> ObjectiveOutput:
         """The loss, with the ratio, the clipped fraction and the KL per token."""
-        step = token_surrogate(
-            inputs,
-            epsilon=self.epsilon,
-            epsilon_high=self.epsilon_high,
-            divergence=self.divergence,
-        )
+        step = token_surrogate(inputs, self)
         gain, metrics = step.values, step.metrics(inputs.scored)
         if self.beta > 0:
             old_logp = readable(inputs.old_logp, inputs).detach()

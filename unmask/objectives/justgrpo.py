@@ -56,12 +56,7 @@ class JustGRPO(Objective):
 
     def __call__(self, inputs: ObjectiveInputs) -> ObjectiveOutput:
         """The loss, with the ratio and the clipped fraction per token."""
-        step = token_surrogate(
-            inputs,
-            epsilon=self.epsilon,
-            epsilon_high=self.epsilon_high,
-            divergence=self.divergence,
-        )
+        step = token_surrogate(inputs, self)
         moved = inputs.totals.nonzero_advantages + 1e-5
         loss = -step.values.sum() / (inputs.canvas * moved)
         return ObjectiveOutput(loss, step.metrics(inputs.scored))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from unmask.objectives.base import ObjectiveInputs
 from unmask.objectives.kl import k3
@@ -13,21 +13,31 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def token_surrogate(
-    inputs: ObjectiveInputs,
-    *,
-    epsilon: float,
-    epsilon_high: float | None,
-    divergence: Divergence | None,
-) -> Surrogate:
+class Bounds(Protocol):
+    """How far an objective lets a ratio go; its settings, see `surrogate`."""
+
+    @property
+    def epsilon(self) -> float:
+        """Lower clip bound of the ratio, 1 - epsilon."""
+
+    @property
+    def epsilon_high(self) -> float | None:
+        """Upper clip bound, 1 + epsilon_high; None = epsilon."""
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """Drop tokens by this in place of the clip, or None."""
+
+
+def token_surrogate(inputs: ObjectiveInputs, bounds: Bounds) -> Surrogate:
     """The surrogate of exp(logp - old_logp) of every token, 0 where it is not scored: [B, M, L]."""
     step = surrogate(
         readable(inputs.logp, inputs),
         readable(inputs.old_logp, inputs),
         inputs.advantages[:, None, None],
-        epsilon=epsilon,
-        epsilon_high=epsilon_high,
-        divergence=divergence,
+        epsilon=bounds.epsilon,
+        epsilon_high=bounds.epsilon_high,
+        divergence=bounds.divergence,
     )
     return replace(step, values=step.values * inputs.scored)
 

@@ -81,12 +81,7 @@ class TraceRL(Objective):
     def __call__(self, inputs: ObjectiveInputs) -> ObjectiveOutput:
         """The loss, with the ratio, the clipped fraction and the KL to the old policy per token."""
         scored = inputs.scored
-        step = token_surrogate(
-            inputs,
-            epsilon=self.epsilon,
-            epsilon_high=self.epsilon_high,
-            divergence=self.divergence,
-        )
+        step = token_surrogate(inputs, self)
         gain, metrics = view_means(step.values, scored), step.metrics(scored)
         if self.beta > 0:
             kl = token_kl(inputs, inputs.old_logp)

@@ -199,7 +199,7 @@ def _validated(raw: Mapping[str, Any], method: str, value: Any) -> TrainConfig:
     try:
         config = validate(TrainConfig, raw)
         find_local_model(config.model.path)
-        get_task(config.task.name, **config.task.options)
+        get_task(config.task.name, sandbox=config.sandbox, **config.task.options)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
     return config

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -18,6 +18,8 @@ SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 RewardFunction = Callable[..., list[float | None]]
 """`reward(prompts, completions, completion_ids, **columns)`, TRL's signature; None = not scored."""
+
+Score = TypeVar("Score")
 
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 # An answer stands at the end; a longer search would let one degenerate completion hold up a batch.
@@ -152,15 +154,16 @@ def user_prompt(content: str) -> list[dict[str, str]]:
 
 
 def score_rows(
-    score: Callable[..., float],
+    score: Callable[..., Score],
     completions: Sequence[Any],
     columns: Mapping[str, Sequence[Any]],
     needed: Sequence[str],
-) -> list[float | None]:
+) -> list[Score | None]:
     """Apply score(text, *values) to each completion and its values of the needed columns.
 
     Returns:
-        One score per completion; None where a column holds None (another task's row).
+        One score per completion, or what else `score` returns; None where a column holds None
+        (another task's row).
 
     Raises:
         ValueError: if a needed column is missing or its length is not that of completions.

@@ -103,7 +103,7 @@ def build_problems(
     """
     task = None
     if train is None or reward is None:
-        task = get_task(config.task.name, **config.task.options)
+        task = get_task(config.task.name, sandbox=config.sandbox, **config.task.options)
     given = train is not None or config.task.dataset is not None
     if train is None:
         train = _train_data(config, task)
@@ -133,7 +133,7 @@ def build_problems(
 def _train_data(config: TrainConfig, task: Task | None) -> Dataset:
     settings = config.task
     if settings.dataset is not None:
-        return load_dataset(settings.dataset, settings.split)
+        return _converted(config, task, load_dataset(settings.dataset, settings.split))
     return _generated(config, task, settings.split, settings.size)
 
 
@@ -143,10 +143,17 @@ def _held_out_data(config: TrainConfig, task: Task | None) -> Dataset | None:
         if Path(settings.dataset).expanduser().is_file():
             return None  # all of it is trained on
         try:
-            return load_dataset(settings.dataset, settings.eval_split)
+            given = load_dataset(settings.dataset, settings.eval_split)
         except ValueError:
             return None
+        return _converted(config, task, given)
     return _generated(config, task, settings.eval_split, config.evaluation.num_examples)
+
+
+def _converted(config: TrainConfig, task: Task | None, dataset: Dataset) -> Dataset:
+    """Rows of a published set in the task's own form, where the task knows such sets."""
+    convert = getattr(task, "convert", None)
+    return dataset if convert is None else convert(dataset, config.task.prompt)
 
 
 def _generated(config: TrainConfig, task: Task | None, split: str, size: int) -> Dataset:

@@ -153,6 +153,9 @@ class Trainer:
         self.policy = self._given_policy or load_for_training(config, accelerator.device)
         self._problems.encode(self.policy, config)
         objective = config.objective
+        self.policy.denoiser.sampled_at = (
+            config.sampler.temperature if objective.sampling_logprobs else None
+        )
         if objective.offline:
             self._problems.train = encode_preferences(
                 self._problems.train, self.policy, config.sampler.gen_length

@@ -16,6 +16,7 @@ from unmask.likelihood import estimate_variance, sequence_estimate
 from unmask.maskings import Maskings, derive_seed
 from unmask.models.policy import Policy
 from unmask.models.reference import Reference
+from unmask.models.settings import Promising
 from unmask.objectives.base import Metric, ObjectiveInputs, Totals
 from unmask.training.metrics import reduce_metrics
 from unmask.training.policy_gradient import (
@@ -39,8 +40,8 @@ class Round:
         ref: by update, float32 [B, M, L] under the reference policy.
         log_ref_ratio: float32 [B], log p_ref - log p_old of each completion, on draws of its own;
             None where the objective reads none.
-        candidates: by update, int64 [B, M, L, C], the reference policy's promising tokens; absent
-            where the softmax runs over the whole vocabulary.
+        candidates: by update, int64 [B, M, L, C], the tokens that the softmax runs over, chosen by
+            the reference or the rollout's policy; absent where it runs over the whole vocabulary.
     """
 
     number: int
@@ -120,16 +121,12 @@ class Updater:
         old: dict[int, Tensor] = {}
         ref: dict[int, Tensor] = {}
         drawn = {index: self._maskings(rollout, number, index) for index in updates}
-        promising = self._config.promising
-        if promising is not None:
+        if self._config.promising is not None:
             assert self._reference is not None
             with self._reference.active(self._model) as reference:
-                drawn = {
-                    index: with_candidates(
-                        reference, rollout.completions, maskings, promising, **self._passes
-                    )
-                    for index, maskings in drawn.items()
-                }
+                drawn = self._restrict(reference, rollout, drawn, self._config.promising)
+        elif self._config.sampled_candidates is not None:
+            drawn = self._restrict(self._model, rollout, drawn, self._config.sampled_candidates)
         if self._config.objective.needs_old:
             for index in updates[1:]:
                 old[index] = evaluate_logprobs(
@@ -195,6 +192,19 @@ class Updater:
         self._scheduler.step()
         metrics["seconds_update"] = time.monotonic() - began
         return metrics
+
+    def _restrict(
+        self,
+        model: nn.Module,
+        rollout: Rollout,
+        drawn: dict[int, Maskings],
+        promising: Promising,
+    ) -> dict[int, Maskings]:
+        """By update, the maskings with a policy's most probable tokens as candidates."""
+        return {
+            index: with_candidates(model, rollout.completions, maskings, promising, **self._passes)
+            for index, maskings in drawn.items()
+        }
 
     def _log_ref_ratio(self, rollout: Rollout, number: int) -> Tensor | None:
         """log p_ref - log p_old of each completion, where the objective asks for it."""
