@@ -11,17 +11,11 @@ that of the streamed gradient over that of one graph that holds all views, at `-
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
 
 import torch
-from harness import measure, report
+from harness import measure, parser, print_table, report, run_variants, shared
 from reference import random_llama
-from rich.console import Console
-from rich.table import Table
 
 from unmask.maskings import Maskings
 from unmask.models.denoiser import Denoiser
@@ -30,8 +24,6 @@ from unmask.training.policy_gradient import Completions, evaluate_logprobs, stre
 
 BATCH, PROMPT, LENGTH = 8, 32, 96
 VIEWS = (1, 2, 4, 8, 16, 32)
-# glibc keeps freed memory in a pool per thread, by chance more or less of it.
-STEADY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
 
 
 def child(args: argparse.Namespace) -> None:
@@ -96,40 +88,23 @@ def half_views(views: int, generator: torch.Generator) -> Maskings:
 
 def run(args: argparse.Namespace, **settings: object) -> dict[str, float]:
     """Medians over fresh processes of one objective at one M."""
-    names = ("device", "vocabulary", "hidden", "layers", "repeats")
-    options = {name: getattr(args, name) for name in names} | settings
-    flags = ["--on-policy"] if options.pop("on_policy", False) else []
-    command = [sys.executable, __file__, *flags]
-    command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    found = []
-    for _ in range(args.rounds):
-        done = subprocess.run(
-            command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **STEADY}
-        )
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-    return {key: statistics.median(item[key] for item in found) for key in found[0]}
+    options = shared(args) | settings
+    return run_variants(__file__, [options], rounds=args.rounds, steady=True)[0]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--objective", choices=OBJECTIVES, help="one objective; else all of them")
-    parser.add_argument("--variant", choices=["streamed", "one graph"])
-    parser.add_argument("--views", type=int, choices=VIEWS)
-    parser.add_argument("--compare-views", type=int, default=4)
-    parser.add_argument("--on-policy", action="store_true")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--vocabulary", type=int, default=2048)
-    parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+    options = parser(__doc__, vocabulary=2048, hidden=128, layers=4)
+    options.set_defaults(repeats=3, rounds=3)
+    options.add_argument("--objective", choices=OBJECTIVES, help="one objective; else all of them")
+    options.add_argument("--views", type=int, choices=VIEWS)
+    options.add_argument("--compare-views", type=int, default=4)
+    options.add_argument("--on-policy", action="store_true")
+    args = options.parse_args()
     if args.variant:
         return child(args)
     names = [args.objective] if args.objective else list(OBJECTIVES)
     columns = [f"M={views}" for views in VIEWS]
-    memory = Table("peak MiB", *columns, "last / first")
-    seconds = Table(f"seconds at M={args.compare_views}", "streamed / one graph", "first update")
+    memory, seconds = [], []
     for name in names:
         views = VIEWS[1:] if name == "gdsd" else VIEWS  # takes pairs only
         peaks = [
@@ -137,13 +112,13 @@ def main() -> None:
             for count in views
         ]
         shown = [f"{peak:.1f}" for peak in peaks]
-        memory.add_row(
-            name, *[""] * (len(VIEWS) - len(views)), *shown, f"{peaks[-1] / peaks[0]:.3f}"
-        )
+        blanks = [""] * (len(VIEWS) - len(views))
+        memory.append((name, *blanks, *shown, f"{peaks[-1] / peaks[0]:.3f}"))
         ratios = [time_ratio(args, name, on_policy) for on_policy in (False, True)]
-        seconds.add_row(name, *(f"{ratio:.2f}" for ratio in ratios))
-    Console().print(memory)
-    Console().print(seconds)
+        seconds.append((name, *(f"{ratio:.2f}" for ratio in ratios)))
+    print_table("peak MiB", ("objective", *columns, "last / first"), memory)
+    title = f"seconds at M={args.compare_views}, streamed / one graph"
+    print_table(title, ("objective", "later updates", "first update"), seconds)
     return None
 
 

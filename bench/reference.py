@@ -41,17 +41,28 @@ def plain_logprobs(
 
 @torch.no_grad()
 def plain_sample(
-    network: torch.nn.Module, prompt: Tensor, sampler: Sampler, mask_id: int
+    network: torch.nn.Module,
+    prompt: Tensor,
+    sampler: Sampler,
+    mask_id: int,
+    max_steps: int | None = None,
 ) -> Tensor:
-    """LLaDA's published loop: all-position logits, float64 noise, top-k row by row."""
+    """LLaDA's published loop: all-position logits, float64 noise, top-k row by row.
+
+    All its steps cost the same, so a bench may stop it after `max_steps` of them.
+    """
     batch, start = prompt.shape
-    canvas = torch.full((batch, sampler.gen_length), mask_id)
+    canvas = torch.full((batch, sampler.gen_length), mask_id, device=prompt.device)
+    taken = 0
     ids = torch.cat([prompt, canvas], dim=1)
     steps = sampler.steps // sampler.num_blocks
     for block in range(sampler.num_blocks):
         end = start + (block + 1) * sampler.block_length
         left = sampler.block_length
         for step in range(steps):
+            if taken == max_steps:
+                return ids[:, start:]
+            taken += 1
             count = -(-left // (steps - step))
             left -= count
             logits = network(input_ids=ids, use_cache=False).logits

@@ -147,6 +147,20 @@ def sample(
 
 
 @app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="A folder, a packaged model's name or a hub id.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides.")
+    ] = None,
+    delay: Annotated[float, typer.Option(help="Seconds between steps on a terminal.")] = 0.05,
+) -> None:
+    """Talk with a model and watch its replies being unmasked: unmask chat runs/x/model."""
+    from unmask.chat import chat as talk
+
+    talk(model, overrides or [], console, delay)
+
+
+@app.command()
 def diagnose(
     model: Annotated[str, typer.Argument(help="A folder, a packaged model's name or a hub id.")],
     arguments: Arguments = None,

@@ -119,6 +119,22 @@ class AdvantageConfig(Section):
     unbiased: bool = True
 
 
+class MismatchConfig(Section):
+    """What to do about a sampler that is not the policy: one with a cache or a parallel rule.
+
+    Args:
+        states: revealed tokens per round and process of which the distribution that they were
+            drawn from is compared with the exact conditionals; 0 = none.
+        weights: multiply each advantage by the completion's importance weight, by exact
+            conditionals at each step or of each token; none leaves samples as they are.
+        truncate: largest weight.
+    """
+
+    states: int = Field(64, ge=0)
+    weights: Literal["none", "step", "token"] = "none"
+    truncate: float = Field(2.0, gt=0)
+
+
 class OptimizerConfig(Section):
     """AdamW, clipping and the learning-rate schedule.
 
@@ -245,6 +261,7 @@ class TrainConfig(Section):
         reward: terms of the reward; null = the task's own.
         sandbox: where programs that the model writes are run.
         sampler: how completions are written.
+        mismatch: between an approximate sampler and the policy.
         objective: the loss, by name.
         estimator: of a completion's likelihood, by name.
         advantage: rewards to advantages, by name.
@@ -264,6 +281,7 @@ class TrainConfig(Section):
     sandbox: SandboxSettings = SandboxSettings()
     reward: Annotated[list[RewardConfig] | None, BeforeValidator(_as_rewards)] = None
     sampler: Sampler = Sampler()
+    mismatch: MismatchConfig = MismatchConfig()
     objective: Annotated[Objective, _objective, _dump_objective] = ESPO()
     estimator: Annotated[Estimator, _estimator, _dump_estimator] = ELBO()
     advantage: AdvantageConfig = AdvantageConfig()
@@ -305,6 +323,15 @@ class TrainConfig(Section):
         if self.objective.sampling_logprobs and self.sampler.top_k:
             return Promising(self.sampler.top_k, self.sampler.top_p)
         return None
+
+    @model_validator(mode="after")
+    def _check_mismatch(self) -> TrainConfig:
+        if self.mismatch.weights != "none" and self.sampler.temperature == 0:
+            raise ValueError(
+                f"mismatch.weights={self.mismatch.weights}: at sampler.temperature=0 nothing is "
+                "drawn that a weight could correct; set it to none, or a temperature above 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_promising(self) -> TrainConfig:

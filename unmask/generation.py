@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from unmask.maskings import derive_seed
 from unmask.models.policy import Policy, Prompt
-from unmask.sampling.sampler import OnStep, Samples, sample as sample_batch
+from unmask.sampling.sampler import OnStep, Reveal, Samples, sample as sample_batch
 from unmask.sampling.settings import Sampler
 
 
@@ -43,8 +42,9 @@ def generate(
     *,
     max_tokens: int = 16384,
     on_step: OnStep | None = None,
+    on_reveal: Callable[[Reveal], None] | None = None,
 ) -> Samples:
-    """Sample a completion for each encoded prompt, in batches of at most `max_tokens` tokens.
+    """Sample a completion for each encoded prompt, at most `max_tokens` tokens at a time.
 
     Args:
         policy: the model.
@@ -52,46 +52,27 @@ def generate(
         sampler: the settings.
         seeds: one per prompt.
         max_tokens: padded tokens of one forward pass.
-        on_step: see `unmask.sampling.sampler.sample`; called for every batch.
+        on_step: see `unmask.sampling.sampler.sample`.
+        on_reveal: likewise.
 
     Returns:
         Samples on the CPU, in the order of the prompts.
     """
-    denoiser = policy.denoiser
-    # Batches of similar length waste no padding; a sequence's tokens do not depend on its batch.
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
-    parts: list[Samples] = []
-    start = 0
-    while start < len(order):
-        width = len(prompts[order[start]]) + sampler.gen_length
-        # Guidance runs every sequence with and without its prompt.
-        width *= 2 if sampler.cfg_scale else 1
-        rows = order[start : start + max(1, max_tokens // width)]
-        start += len(rows)
-        ids, mask = policy.pad_prompts([prompts[row] for row in rows])
-        parts.append(
-            sample_batch(
-                denoiser,
-                ids.to(denoiser.device),
-                mask.to(denoiser.device),
-                torch.tensor([seeds[row] for row in rows], device=denoiser.device),
-                sampler,
-                eos_ids=policy.family.eos_ids,
-                on_step=on_step,
-            )
-        )
-    back = torch.tensor(order).argsort()
-
-    def joined(name: str) -> Tensor:
-        return torch.cat([getattr(part, name) for part in parts]).cpu()[back]
-
-    return Samples(
-        joined("completion_ids"),
-        joined("step_map"),
-        joined("confidence"),
-        joined("lengths"),
-        sum(part.num_forwards for part in parts),
+    device = policy.denoiser.device
+    ids, mask = policy.pad_prompts(prompts)
+    samples = sample_batch(
+        policy.denoiser,
+        ids.to(device),
+        mask.to(device),
+        torch.tensor(seeds, device=device),
+        sampler,
+        eos_ids=policy.family.eos_ids,
+        max_tokens=max_tokens,
+        on_step=on_step,
+        on_reveal=on_reveal,
     )
+    on_cpu = {name: value.cpu() for name, value in samples.tensors.items()}
+    return Samples(**on_cpu, num_forwards=samples.num_forwards)
 
 
 def sample(

@@ -41,7 +41,7 @@ def watch_completion(
     """
     given = parse_overrides(overrides)
     policy = load_policy(model)
-    config = validate(TrainConfig, _merge(policy.defaults, given))
+    config = validate(TrainConfig, merge_sections(policy.defaults, given))
     assert isinstance(config, TrainConfig)
     messages = _problem(policy, config) if prompt is None else _as_prompt(policy, prompt)
     steps = config.sampler.steps
@@ -114,7 +114,8 @@ def _as_prompt(policy: Policy, text: str) -> Prompt:
     return [{"role": "user", "content": text}]
 
 
-def _merge(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def merge_sections(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Sections of a config with what is given in place of the defaults, key by key."""
     merged = dict(defaults)
     for section, value in given.items():
         both = isinstance(value, dict) and isinstance(merged.get(section), dict)

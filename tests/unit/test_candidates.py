@@ -12,7 +12,7 @@ LAST_NOISE = 1 - 2.0**-24  # the largest number that `uniform` gives
 def pick(probs: list[float], noise: list[float], **settings: float) -> list[int]:
     logits = torch.tensor(probs).log().expand(len(noise), -1)
     settings = {"temperature": 1.0, **settings}
-    return choose_tokens(logits, torch.tensor(noise), **settings).tolist()
+    return choose_tokens(logits, torch.tensor(noise), **settings)[0].tolist()
 
 
 def kept(probs: list[float], top_k: int = 0, top_p: float = 1.0) -> list[int]:
@@ -51,7 +51,7 @@ def test_forbidden_tokens_of_a_large_vocabulary_are_never_picked() -> None:
     forbidden[:, [0, 1, -2, -1]] = True
     noise = torch.rand(64, generator=generator)
     noise[:8], noise[8:16] = 0.0, LAST_NOISE
-    chosen = choose_tokens(logits.masked_fill(forbidden, NOTHING), noise, temperature=1.0)
+    chosen = choose_tokens(logits.masked_fill(forbidden, NOTHING), noise, temperature=1.0)[0]
     assert not forbidden.gather(1, chosen[:, None]).any()
 
 
@@ -61,7 +61,7 @@ def test_noise_is_scaled_to_a_cumulative_distribution_that_rounds_below_one() ->
     logits[:, 40:] = NOTHING
     ends = logits.softmax(-1).cumsum(-1)[:, -1]
     assert (ends < LAST_NOISE).any()
-    chosen = choose_tokens(logits, torch.full((2000,), LAST_NOISE), temperature=1.0)
+    chosen = choose_tokens(logits, torch.full((2000,), LAST_NOISE), temperature=1.0)[0]
     assert (chosen < 40).all()
 
 
@@ -133,4 +133,4 @@ def test_restricted_probabilities_are_renormalised() -> None:
 def test_each_position_is_chosen_from_its_own_logits() -> None:
     logits = torch.tensor([[[0.9, 0.1], [0.1, 0.9]], [[0.5, 0.5], [0.1, 0.9]]]).log()
     noise = torch.tensor([[0.5, 0.5], [0.6, 0.05]])
-    assert choose_tokens(logits, noise, temperature=1.0).tolist() == [[0, 1], [1, 0]]
+    assert choose_tokens(logits, noise, temperature=1.0)[0].tolist() == [[0, 1], [1, 0]]

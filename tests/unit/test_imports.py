@@ -23,7 +23,7 @@ PARTS = ("models", "sampling", "tasks")
 SCHEMA = ("schema", "config", "recipe", "provenance")
 LIBRARY = ("errors", *MATHEMATICS, *PARTS, "generation", *SCHEMA)
 LOOP = ("training", "evaluation")
-TOP = ("cli", "package", "watch", "diagnosis", "lm_eval")
+TOP = ("cli", "package", "watch", "chat", "diagnosis", "lm_eval")
 
 # Room -> the other rooms that it may import. "package" is unmask/__init__.py itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "diagnosis": (*LIBRARY, *LOOP, "report"),
     "watch": (*LIBRARY, *LOOP),
     "lm_eval": (*LIBRARY, *LOOP),
+    "chat": (*LIBRARY, *LOOP, "watch"),
     "cli": (*LIBRARY, *LOOP, "report", "study", *TOP),
     "package": (*LIBRARY, *LOOP, "report", "study", *TOP),
     "__main__": (*LIBRARY, *LOOP, "report", "study", *TOP),

@@ -14,7 +14,8 @@ from unmask.generation import generate, sample as sample_texts
 from unmask.models.policy import Policy
 from unmask.sampling.candidates import restrict
 from unmask.sampling.noise import uniform
-from unmask.sampling.sampler import Samples, sample, tokens_per_step
+from unmask.sampling.rules import tokens_per_step
+from unmask.sampling.sampler import Samples, sample
 from unmask.sampling.settings import Sampler
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 5], [6], [12, 12, 5, 9, 8], [13, 7]]
@@ -200,7 +201,7 @@ def test_confidence_is_the_untempered_probability_of_the_token_when_it_was_revea
     ):
         for position in range(3):
             before = [t if s < steps[position] else 4 for t, s in zip(tokens, steps, strict=True)]
-            probs = proposer.logits(before)[position].softmax(-1)
+            probs = proposer.logits_of(before)[position].softmax(-1)
             assert found[position].item() == pytest.approx(probs[tokens[position]].item(), 1e-5)
 
 
@@ -286,13 +287,13 @@ def test_no_pass_has_more_tokens_than_allowed(
     policy: Policy, cfg_scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    propose = policy.denoiser.propose
+    states = policy.denoiser.states
 
     def recorded(ids: Tensor, *arguments: Tensor) -> Tensor:
         sizes.append(ids.numel())
-        return propose(ids, *arguments)
+        return states(ids, *arguments)
 
-    monkeypatch.setattr(policy.denoiser, "propose", recorded)
+    monkeypatch.setattr(policy.denoiser, "states", recorded)
     sampler = Sampler(gen_length=8, block_length=8, steps=2, cfg_scale=cfg_scale)
     generate(policy, PROMPTS * 3, sampler, list(range(15)), max_tokens=64)
     assert 32 < max(sizes) <= 64

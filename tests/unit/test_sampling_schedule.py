@@ -13,7 +13,8 @@ from torch import Tensor
 
 from unmask.models.policy import Policy
 from unmask.sampling.orders import ORDERS
-from unmask.sampling.sampler import Samples, completion_lengths, sample, tokens_per_step
+from unmask.sampling.rules import tokens_per_step
+from unmask.sampling.sampler import Samples, completion_lengths, sample
 from unmask.sampling.settings import Sampler
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 5], [6], [12, 12, 5, 9, 8], [13, 7]]
@@ -128,9 +129,10 @@ def test_choosing_positions_first_matters_only_where_the_order_reads_the_tokens(
 def test_on_step_sees_the_canvas_fill_up(policy: Policy) -> None:
     seen: list[tuple[int, Tensor]] = []
     sampler = Sampler(gen_length=10, block_length=5, steps=4)
+    prompts = [[5, 6, 7], [8, 9, 10], [6, 6, 6], [12, 12, 5], [13, 7, 8]]
     samples = run(
         policy,
-        PROMPTS,
+        prompts,
         sampler,
         on_step=lambda step, canvas, *_: seen.append((step, canvas.clone())),
     )

@@ -124,6 +124,7 @@ def diagnose(
         advantage=config.advantage,
         seed=config.seed,
         max_tokens=config.training.tokens_per_pass,
+        mismatch=config.mismatch,
     )
     subject = subject_of(policy, rollout, config)
     on_stage("estimating the target")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unmask.models.attention import as_understood, block_causal, noisy_and_clean, positions_of
+from unmask.models.cache import Span, SpanCache
 from unmask.models.settings import Promising
 
 
@@ -31,7 +32,8 @@ class Denoiser(nn.Module):
         block_length: of block-causal attention, blocks counted from the first real token; None =
             every token attends to every other.
         forbidden_ids: tokens that the sampler must never place (the mask token is always one).
-        chunk_size: positions per slice of the vocabulary projection.
+        chunk_size: positions per slice of the vocabulary projection; None = what fits in
+            64 MiB of float32, or on a GPU 256 MiB, and at most 2048.
         autocast: dtype that the network computes in where its weights are float32, or None.
 
     Attributes:
@@ -51,7 +53,7 @@ class Denoiser(nn.Module):
         shift: bool = False,
         block_length: int | None = None,
         forbidden_ids: Sequence[int] = (),
-        chunk_size: int = 2048,
+        chunk_size: int | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
@@ -65,7 +67,7 @@ class Denoiser(nn.Module):
         self.shift = shift
         self.block_length = block_length
         self.forbidden_ids = sorted({mask_token_id, *forbidden_ids})
-        self.chunk_size = chunk_size
+        self._chunk_size = chunk_size
         self.autocast = autocast
         self.sampled_at: float | None = None
 
@@ -79,6 +81,18 @@ class Denoiser(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
+
+    @property
+    def chunk_size(self) -> int:
+        """Positions whose logits are held at once."""
+        if self._chunk_size is not None:
+            return self._chunk_size
+        entries = 2**24 if self.device.type == "cpu" else 2**26
+        return max(1, min(2048, entries // self.causal_lm.config.vocab_size))
+
+    @chunk_size.setter
+    def chunk_size(self, positions: int | None) -> None:
+        self._chunk_size = positions
 
     def forward(
         self,
@@ -165,9 +179,59 @@ class Denoiser(nn.Module):
             found.append(tokens.masked_fill(mass.cumsum(-1) - mass >= promising.top_p, -1))
         return torch.cat(found)
 
+    def new_cache(self) -> SpanCache:
+        """For `states`."""
+        return SpanCache(self.causal_lm.config.num_hidden_layers)
+
+    @torch.no_grad()
+    def states(
+        self,
+        ids: Tensor,
+        attention_mask: Tensor | None,
+        rows: Tensor,
+        columns: Tensor,
+        *,
+        cache: SpanCache | None = None,
+        cached_rows: Tensor | None = None,
+        span: tuple[Tensor, int] | None = None,
+    ) -> Tensor:
+        """What `logits` turns into logits, at S places of ids.
+
+        Args:
+            ids: int [N, T].
+            attention_mask: [N, T] or None.
+            rows: int64 [S].
+            columns: int64 [S], columns of `ids` whose tokens are asked for.
+            cache: kept keys and values; None computes all of them.
+            cached_rows: int64 [N], rows of the cache; None = all.
+            span: first column, int64 [N], and number of the columns to compute, which take the
+                keys and values of the others from the cache; None = all, into the cache.
+
+        Returns:
+            [S, H].
+        """
+        source = self._source(columns)
+        if cache is None:
+            return self._hidden_states(ids, attention_mask)[rows, source]
+        if span is not None:
+            span = self._span(span, ids, attention_mask)
+            source = source - span[0][rows]
+        return self._hidden_states(ids, attention_mask, cache, cached_rows, span)[rows, source]
+
+    @torch.no_grad()
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits float32 [S, V] for the sampler, -inf on tokens that must not be placed.
+
+        Args:
+            states: [S, H], from `states`.
+        """
+        logits = self._project(states)
+        logits[..., self.forbidden_ids] = -torch.inf
+        return logits
+
     @torch.no_grad()
     def propose(self, ids: Tensor, attention_mask: Tensor | None, positions: Tensor) -> Tensor:
-        """Logits for the sampler, with -inf on tokens that must not be placed.
+        """`logits` at some columns of every row, in one piece.
 
         Args:
             ids: int [N, T].
@@ -177,27 +241,66 @@ class Denoiser(nn.Module):
         Returns:
             float32 [N, K, V].
         """
-        hidden = self._hidden_states(ids, attention_mask)
-        index = self._source(positions).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
-        logits = self._project(hidden.gather(1, index))
-        logits[..., self.forbidden_ids] = -torch.inf
-        return logits
+        rows = torch.arange(len(ids), device=ids.device).unsqueeze(-1).expand_as(positions)
+        return self.logits(self.states(ids, attention_mask, rows, positions))
 
     def _source(self, columns: Tensor) -> Tensor:
         """The output position that predicts each column."""
         return (columns - 1).clamp(min=0) if self.shift else columns
 
-    def _hidden_states(self, ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Hidden states [N, T, H] of one pass over the tokens as they are."""
-        if self.block_length is not None:
-            positions = positions_of(attention_mask, ids)
-            return self._decode(ids, positions, block_causal(positions, self.block_length))
+    def _hidden_states(
+        self,
+        ids: Tensor,
+        attention_mask: Tensor | None,
+        cache: SpanCache | None = None,
+        cached_rows: Tensor | None = None,
+        span: tuple[Tensor, int] | None = None,
+    ) -> Tensor:
+        """Hidden states [N, T, H] of one pass over the tokens as they are, or of a span of them."""
+        positions, mask = None, attention_mask
         # Counted from the first real token: rounding in the rotary embedding would otherwise
         # depend on the padding.
-        found = None if attention_mask is None else positions_of(attention_mask, ids)
-        return self._decode(ids, found, attention_mask)
+        if attention_mask is not None or cache is not None or self.block_length is not None:
+            positions = positions_of(attention_mask, ids)
+            if self.block_length is not None:
+                mask = block_causal(positions, self.block_length)
+        if cache is not None and positions is not None:
+            first, count = span or (None, ids.shape[1])
+            cache.span = Span(cached_rows, first, count, ids.shape[1])
+            cache.num_rows = len(ids) if cached_rows is None else cache.num_rows
+            columns = cache.span.columns
+            if columns is not None:
+                positions, ids = positions.gather(1, columns), ids.gather(1, columns)
+                if self.block_length is not None and mask is not None:
+                    mask = mask.gather(
+                        2, columns[:, None, :, None].expand(-1, 1, -1, mask.shape[3])
+                    )
+        return self._decode(ids, positions, mask, cache)
 
-    def _decode(self, ids: Tensor, positions: Tensor | None, mask: Tensor | None) -> Tensor:
+    def _span(
+        self, span: tuple[Tensor, int], ids: Tensor, attention_mask: Tensor | None
+    ) -> tuple[Tensor, int]:
+        """The columns that a pass must compute so that a span of columns can be read from it."""
+        first, count = span
+        width = ids.shape[1]
+        if self.shift:
+            # The first column is predicted from the one before it.
+            first, count = first - 1, count + 1
+        elif self.block_length is not None:
+            # All of a block sees what is revealed in it. Any column more does no harm: what is
+            # before a block does not depend on it, so that this cache is exact.
+            positions = positions_of(attention_mask, ids).gather(1, first.unsqueeze(-1)).squeeze(-1)
+            first = first - positions % self.block_length
+            count = min(count + 2 * (self.block_length - 1), width)
+        return first.clamp(min=0, max=width - count), count
+
+    def _decode(
+        self,
+        ids: Tensor,
+        positions: Tensor | None,
+        mask: Tensor | None,
+        cache: SpanCache | None = None,
+    ) -> Tensor:
         decoder = self.causal_lm.get_decoder()
         if mask is not None and mask.dim() == 4:
             dtype = self.autocast or next(decoder.parameters()).dtype
@@ -209,7 +312,8 @@ class Denoiser(nn.Module):
                 input_ids=ids,
                 attention_mask=mask,
                 position_ids=None if positions is None else positions.clamp(min=0),
-                use_cache=False,
+                past_key_values=cache,
+                use_cache=cache is not None,
             ).last_hidden_state
 
     def _project(self, hidden: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 def choose_tokens(
     logits: Tensor, noise: Tensor, *, temperature: float, top_k: int = 0, top_p: float = 1.0
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """A token for every position: the argmax at temperature 0, else a draw by inverse CDF.
 
     Args:
@@ -19,17 +19,22 @@ def choose_tokens(
         top_p: keep the smallest set of most probable tokens whose mass reaches top_p; 1 keeps all.
 
     Returns:
-        int64 [...].
+        The tokens, int64 [...], and the probability under which each was taken, float32 [...]: 1
+        for an argmax.
     """
     if temperature == 0:
-        return logits.argmax(-1)
-    cumulative = restrict(logits / temperature, top_k, top_p).softmax(-1).cumsum(-1)
+        tokens = logits.argmax(-1)
+        return tokens, torch.ones_like(tokens, dtype=logits.dtype)
+    scaled = logits if temperature == 1 else logits / temperature
+    probs = restrict(scaled, top_k, top_p).softmax(-1)
+    cumulative = probs.cumsum(-1)
     # The largest noise, 1 - 2**-24, times the total stays below the total in float32, so that a
     # token of probability 0 is never found.
     wanted = noise.unsqueeze(-1) * cumulative[..., -1:]
-    chosen = torch.searchsorted(cumulative, wanted, right=True).squeeze(-1)
+    chosen = torch.searchsorted(cumulative, wanted, right=True)
     # Only NaN gets past the end; the caller sees it in the probabilities.
-    return chosen.clamp(max=logits.shape[-1] - 1)
+    chosen = chosen.clamp(max=logits.shape[-1] - 1)
+    return chosen.squeeze(-1), probs.gather(-1, chosen).squeeze(-1)
 
 
 def restrict(logits: Tensor, top_k: int, top_p: float) -> Tensor:

@@ -14,20 +14,21 @@ _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
-def uniform(seeds: Tensor, step: int, positions: Tensor, stream: int = 0) -> Tensor:
+def uniform(seeds: Tensor, step: int | Tensor, positions: Tensor, stream: int = 0) -> Tensor:
     """Uniform numbers in [0, 1) by SplitMix64 (Steele et al., OOPSLA 2014), chained over counters.
 
     Args:
         seeds: int64 [N], one per sequence.
-        step: the denoising step.
+        step: the denoising step, one number or int64 [N].
         positions: int64 [N, K], positions in the completion.
         stream: separates uses that share seed, step and position.
 
     Returns:
         float32 [N, K], multiples of 2**-24.
     """
-    counters = torch.tensor([stream + 1, step + 1], device=seeds.device) * _GOLDEN
-    key = _mix(_mix(seeds + counters[0]) + counters[1]).unsqueeze(-1)
+    steps = torch.as_tensor(step, dtype=torch.int64, device=seeds.device)
+    first = _mix(seeds + torch.tensor(stream + 1, device=seeds.device) * _GOLDEN)
+    key = _mix(first + (steps + 1) * _GOLDEN).unsqueeze(-1)
     bits = _mix(key + (positions.to(torch.int64) + 1) * _GOLDEN)
     return _shift_right(bits, 40).to(torch.float32) * 2.0**-24
 

@@ -3,41 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
-import torch
-from torch import Tensor
-
-
-def low_confidence(logp: Tensor, chosen: Tensor | None, noise: Tensor) -> Tensor:
-    """Probability of the chosen token, or of the likeliest before one is chosen (LLaDA)."""
-    best = logp.amax(-1) if chosen is None else logp.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
-    return best.exp()
+from torch import Tensor, finfo
 
 
-def random(logp: Tensor, chosen: Tensor | None, noise: Tensor) -> Tensor:
+@dataclass
+class Candidates:
+    """What the score of a position may be read from; S positions of any sequences.
+
+    Attributes:
+        logits: float32 [S, V].
+        confidence: float32 [S], the probability at temperature 1 of the token drawn there; None
+            before tokens are drawn.
+        noise: float32 [S], uniform in [0, 1).
+        places: int64 [S], positions in the completion.
+    """
+
+    logits: Tensor
+    confidence: Tensor | None
+    noise: Tensor
+    places: Tensor
+
+    @cached_property
+    def logp(self) -> Tensor:
+        """Log-probabilities at temperature 1, float32 [S, V]."""
+        return self.logits.log_softmax(-1)
+
+    @property
+    def entropies(self) -> Tensor:
+        """In nats, float32 [S]."""
+        logp = self.logp
+        return -(logp.exp() * logp.clamp(min=finfo(logp.dtype).min)).sum(-1)
+
+
+def low_confidence(candidates: Candidates) -> Tensor:
+    """Probability of the drawn token, or of the likeliest before one is drawn (LLaDA)."""
+    if candidates.confidence is not None:
+        return candidates.confidence
+    return candidates.logp.amax(-1).exp()
+
+
+def random(candidates: Candidates) -> Tensor:
     """A uniform order."""
-    return noise
+    return candidates.noise
 
 
-def entropy(logp: Tensor, chosen: Tensor | None, noise: Tensor) -> Tensor:
+def entropy(candidates: Candidates) -> Tensor:
     """Lowest entropy first (Dream)."""
-    return (logp.exp() * logp.clamp(min=torch.finfo(logp.dtype).min)).sum(-1)
+    return -candidates.entropies
 
 
-def margin(logp: Tensor, chosen: Tensor | None, noise: Tensor) -> Tensor:
+def margin(candidates: Candidates) -> Tensor:
     """Largest gap between the two likeliest tokens first (Dream)."""
-    top = logp.topk(2, dim=-1).values.exp()
+    top = candidates.logp.topk(2, dim=-1).values.exp()
     return top[..., 0] - top[..., 1]
 
 
-def left_to_right(logp: Tensor, chosen: Tensor | None, noise: Tensor) -> Tensor:
+def left_to_right(candidates: Candidates) -> Tensor:
     """The order of reading."""
-    return -torch.arange(logp.shape[1], device=logp.device).expand(logp.shape[:2]).float()
+    return -candidates.places.float()
 
 
-# Each takes log-probabilities [N, K, V] at temperature 1, the chosen tokens [N, K] or None, and
-# uniform noise [N, K]; positions come in reading order.
-ORDERS: dict[str, Callable[[Tensor, Tensor | None, Tensor], Tensor]] = {
+ORDERS: dict[str, Callable[[Candidates], Tensor]] = {
     "low_confidence": low_confidence,
     "random": random,
     "entropy": entropy,

@@ -1,34 +1,52 @@
 """The unmasking loop: block by block, each step reveals some of the block's hidden tokens.
 
 A sequence's tokens depend on its prompt, its seed and the settings alone: not on its batch mates,
-its padding or the batch size. That holds because all randomness is counter-based and a sequence
-whose finished blocks hold an EOS leaves the batch.
+its padding or the batch size. That holds because all randomness is counter-based, and every
+sequence in flight goes through its own blocks and steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from unmask.sampling.candidates import choose_tokens
+from unmask.sampling.draws import Draws, draw
+from unmask.sampling.flight import Flight
 from unmask.sampling.noise import uniform
-from unmask.sampling.orders import ORDERS
+from unmask.sampling.rules import num_reveals, tokens_per_step
 from unmask.sampling.settings import Sampler
 
 OnStep = Callable[[int, Tensor, Tensor], None]
 
 
 class Proposer(Protocol):
-    """What the sampler needs of a model; `unmask.models.denoiser.Denoiser` is one."""
+    """What the sampler needs of a model; `unmask.models.denoiser.Denoiser` is one.
+
+    Attributes:
+        mask_token_id: the token that stands for "hidden".
+        chunk_size: positions whose logits are held at once.
+    """
 
     mask_token_id: int
 
-    def propose(self, ids: Tensor, attention_mask: Tensor | None, positions: Tensor) -> Tensor:
-        """Logits float32 [N, K, V] at the given columns of ids [N, T]."""
+    @property
+    def chunk_size(self) -> int:
+        """Positions whose logits are held at once."""
+
+    def states(self, *args: Any, **kwargs: Any) -> Tensor:
+        """What `logits` reads, [S, H].
+
+        `args` are ids [N, T], attention mask [N, T] or None, and rows [S] and columns [S] of what
+        is asked for. `cache`, `cached_rows` and `span` come along where the settings ask for a
+        cache; see `Denoiser.states`.
+        """
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits float32 [S, V], -inf where a token must not be placed."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +59,9 @@ class Samples:
             it never was, because the sequence had closed.
         confidence: float32 [B, L], the model's probability (temperature 1, all tokens) of the
             token when it was revealed; 1 where it never was.
+        probability: float32 [B, L], the probability under which the token was taken: at the
+            sampler's temperature, among its top-k and top-p tokens, with its cache; 1 where the
+            likeliest is taken, and where none was.
         lengths: int64 [B], tokens up to and including the first EOS.
         num_forwards: sequences x denoising passes spent.
     """
@@ -48,8 +69,37 @@ class Samples:
     completion_ids: Tensor
     step_map: Tensor
     confidence: Tensor
+    probability: Tensor
     lengths: Tensor
     num_forwards: int
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All but the count of forwards."""
+        return {name: value for name, value in vars(self).items() if name != "num_forwards"}
+
+
+@dataclass(frozen=True)
+class Reveal:
+    """One denoising step of the N sequences in flight, before its tokens are written.
+
+    Attributes:
+        flight: the sequences.
+        step: int64 [N], the step of each.
+        window: int64 [N, K], the active block's positions in the completion.
+        revealed: bool [N, K].
+        tokens: int64 [N, K], meaningful where revealed.
+        logits: what was sampled from, float32 [S, V], of the hidden positions given by number.
+        index: int64 [N, K], the number of each hidden position.
+    """
+
+    flight: Flight
+    step: Tensor
+    window: Tensor
+    revealed: Tensor
+    tokens: Tensor
+    logits: Callable[[Tensor], Tensor]
+    index: Tensor
 
 
 def completion_lengths(ids: Tensor, eos_ids: Iterable[int]) -> Tensor:
@@ -64,12 +114,6 @@ def completion_lengths(ids: Tensor, eos_ids: Iterable[int]) -> Tensor:
     return torch.where(is_eos.any(-1), first, ids.shape[-1])
 
 
-def tokens_per_step(block_length: int, steps_per_block: int) -> list[int]:
-    """How many tokens each step of a block reveals; the first steps take the remainder (LLaDA)."""
-    share, rest = divmod(block_length, steps_per_block)
-    return [share + (step < rest) for step in range(steps_per_block)]
-
-
 @torch.no_grad()
 def sample(
     proposer: Proposer,
@@ -79,7 +123,9 @@ def sample(
     sampler: Sampler,
     *,
     eos_ids: Sequence[int] = (),
+    max_tokens: int | None = None,
     on_step: OnStep | None = None,
+    on_reveal: Callable[[Reveal], None] | None = None,
 ) -> Samples:
     """Write B completions by iterative unmasking (LLaDA, arXiv 2502.09992, Algorithm 5).
 
@@ -90,8 +136,10 @@ def sample(
         seeds: int64 [B], one per sequence; at temperature 0 read by the random order alone.
         sampler: the settings.
         eos_ids: tokens that close a completion; the first fills what an early stop leaves.
-        on_step: called after each step with its number, the canvas so far, int64 [B, L], and the
-            confidence, float32 [B, L].
+        max_tokens: most padded tokens of one pass; the other sequences wait. None = no bound.
+        on_step: called after each pass with the step of the first sequence in flight, the canvas
+            so far, int64 [B, L], and the confidence, float32 [B, L].
+        on_reveal: called in each pass, before tokens are written.
 
     Returns:
         The completions; see `Samples`.
@@ -104,111 +152,177 @@ def sample(
     canvas = torch.full((batch, length), mask_id, dtype=torch.int64, device=device)
     step_map = torch.full_like(canvas, sampler.steps)
     confidence = torch.ones(batch, length, device=device)
-    attention = None
-    if prompt_mask is not None and not bool(prompt_mask.all()):
-        ones = torch.ones(batch, length, dtype=prompt_mask.dtype, device=device)
-        attention = torch.cat([prompt_mask, ones], dim=1)
-    counts = tokens_per_step(sampler.block_length, sampler.steps // sampler.num_blocks)
-    active = torch.arange(batch, device=device)
+    probability = torch.ones_like(confidence)
+    per_block = sampler.steps // sampler.num_blocks
+    schedule = torch.tensor(tokens_per_step(sampler.block_length, per_block), device=device)
+    within = torch.arange(sampler.block_length, device=device)
+    flight = Flight(prompt_ids.long(), prompt_mask, sampler, mask_id, max_tokens)
+    passes = _Passes(proposer, sampler)
+    closed: Tensor | None = None
     num_forwards = 0
-    for block in range(sampler.num_blocks):
-        start = block * sampler.block_length
-        if block and sampler.early_stop and eos_ids:
-            active = active[~_is_any(canvas[active, :start], eos_ids).any(-1)]
-            if not len(active):
-                break
-        hidden = torch.arange(start, start + sampler.block_length, device=device)
-        hidden = hidden.expand(len(active), -1)
-        for offset, count in enumerate(counts):
-            step = block * len(counts) + offset
-            rows = active.unsqueeze(-1)
-            logits = _propose(
-                proposer,
-                prompt_ids[active],
-                canvas[active],
-                None if attention is None else attention[active],
-                hidden,
-                sampler.cfg_scale,
-            )
-            num_forwards += len(active) * (2 if sampler.cfg_scale else 1)
-            picked, tokens, probs = _reveal(logits, hidden, seeds[active], step, count, sampler)
-            if bool(probs.isnan().any()):
-                raise ValueError(
-                    f"the model gives logits that are NaN or infinite (denoising step {step}): its "
-                    "weights have diverged or its dtype is too narrow; use an earlier checkpoint "
-                    "or model.dtype=float32"
-                )
-            revealed = hidden.gather(1, picked)
-            canvas[rows, revealed] = tokens
-            confidence[rows, revealed] = probs
-            step_map[rows, revealed] = step
-            keep = torch.ones_like(hidden, dtype=torch.bool).scatter(1, picked, False)
-            hidden = hidden[keep].view(len(active), -1)
-            if on_step is not None:
-                on_step(step, canvas, confidence)
+    while flight.replace(closed, *passes.caches):
+        step = flight.block * per_block + flight.offset
+        window = flight.block.unsqueeze(-1) * sampler.block_length + within
+        columns = window + (flight.width - length)
+        hidden = flight.ids.gather(1, columns) == mask_id
+        at, places = hidden.nonzero(as_tuple=True)
+        logits = passes.logits(flight, at, columns[at, places])
+        num_forwards += len(flight) * (2 if sampler.cfg_scale else 1)
+        seed = seeds[flight.rows]
+        drawn = draw(
+            logits,
+            proposer.chunk_size,
+            uniform(seed, step, window)[hidden],
+            uniform(seed, step, window, stream=1)[hidden],
+            window[hidden],
+            sampler,
+        )
+        _require_finite(drawn.confidence, step)
+        revealed = _select(drawn, hidden, schedule[flight.offset], sampler)
+        if on_reveal is not None:
+            tokens = _spread(drawn.tokens, hidden, mask_id)
+            index = _spread(torch.arange(len(at), device=device), hidden, 0)
+            on_reveal(Reveal(flight, step, window, revealed, tokens, logits, index))
+        which = revealed[hidden]
+        row, column = flight.rows[at[which]], window[hidden][which]
+        canvas[row, column] = drawn.tokens[which]
+        confidence[row, column] = drawn.confidence[which]
+        probability[row, column] = drawn.probability[which]
+        step_map[row, column] = step[at[which]]
+        flight.ids[at[which], columns[hidden][which]] = drawn.tokens[which]
+        finished = ~(hidden & ~revealed).any(-1)
+        flight.offset = (flight.offset + 1).masked_fill(finished, 0)
+        flight.block = flight.block + finished
+        closed = flight.block == sampler.num_blocks
+        if sampler.early_stop and eos_ids:
+            closed |= finished & _is_any(flight.ids[:, -length:], eos_ids).any(-1)
+        if on_step is not None:
+            on_step(int(step[0]), canvas, confidence)
     if eos_ids:
         canvas.masked_fill_(canvas == mask_id, eos_ids[0])
-    return Samples(canvas, step_map, confidence, completion_lengths(canvas, eos_ids), num_forwards)
+    lengths = completion_lengths(canvas, eos_ids)
+    return Samples(canvas, step_map, confidence, probability, lengths, num_forwards)
 
 
-def _propose(
-    proposer: Proposer,
-    prompt_ids: Tensor,
-    canvas: Tensor,
-    attention: Tensor | None,
-    hidden: Tensor,
-    cfg_scale: float,
-) -> Tensor:
-    """Logits [N, K, V] at the hidden positions of the active block."""
-    columns = hidden + prompt_ids.shape[1]
-    ids = torch.cat([prompt_ids, canvas], dim=1)
-    if not cfg_scale:
-        return proposer.propose(ids, attention, columns)
-    blank = torch.cat([torch.full_like(prompt_ids, proposer.mask_token_id), canvas], dim=1)
-    both = None if attention is None else attention.repeat(2, 1)
-    logits = proposer.propose(torch.cat([ids, blank]), both, columns.repeat(2, 1))
-    conditional, unconditional = logits.chunk(2)
+def without_prompt(ids: Tensor, length: int, mask_token_id: int) -> Tensor:
+    """What guidance compares with: ids [N, T] with all but the last `length` tokens masked."""
+    blank = ids.clone()
+    blank[:, : ids.shape[1] - length] = mask_token_id
+    return blank
+
+
+def guide(logits: Sequence[Tensor], cfg_scale: float) -> Tensor:
+    """uncond + (w + 1) (cond - uncond) of logits with and without the prompt, [S, V] each."""
+    if len(logits) == 1:
+        return logits[0]
+    conditional, unconditional = logits
     guided = unconditional + (cfg_scale + 1) * (conditional - unconditional)
     # -inf - -inf: what must not be placed stays out.
     return guided.masked_fill(conditional.isneginf(), -torch.inf)
 
 
-def _reveal(
-    logits: Tensor, hidden: Tensor, seeds: Tensor, step: int, count: int, sampler: Sampler
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Which of the K hidden positions to reveal, their tokens and probabilities: [N, count]."""
-    logp = logits.log_softmax(-1)
-    token_noise = uniform(seeds, step, hidden)
-    order_noise = uniform(seeds, step, hidden, stream=1)
-    score = ORDERS[sampler.remasking]
+class _Passes:
+    """Runs the model over the sequences in flight, with guidance and caches where asked for."""
 
-    def choose(at_logits: Tensor, noise: Tensor) -> Tensor:
-        return choose_tokens(
-            at_logits,
-            noise,
-            temperature=sampler.temperature,
-            top_k=sampler.top_k,
-            top_p=sampler.top_p,
-        )
+    def __init__(self, proposer: Any, sampler: Sampler) -> None:
+        self._proposer = proposer
+        self._sampler = sampler
+        cached = sampler.cache != "none"
+        # Guidance has its own cache: of the sequences without their prompts.
+        self.caches = [proposer.new_cache() for _ in self._variants] if cached else []
 
-    if sampler.select_first:
-        picked = _highest(score(logp, None, order_noise), count)
-        index = picked.unsqueeze(-1).expand(-1, -1, logits.shape[-1])
-        tokens = choose(logits.gather(1, index), token_noise.gather(1, picked))
-    else:
-        every = choose(logits, token_noise)
-        picked = _highest(score(logp, every, order_noise), count)
-        tokens = every.gather(1, picked)
-    chosen = logp.gather(1, picked.unsqueeze(-1).expand(-1, -1, logp.shape[-1]))
-    return picked, tokens, chosen.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).exp()
+    @property
+    def _variants(self) -> range:
+        return range(2 if self._sampler.cfg_scale else 1)
+
+    def logits(
+        self, flight: Flight, rows: Tensor, columns: Tensor
+    ) -> Callable[[slice | Tensor], Tensor]:
+        """Run the model; logits [S, V] of a part of the given places, int64 each."""
+        ids = flight.ids
+        states = [self._states(flight, ids, rows, columns, 0)]
+        if self._sampler.cfg_scale:
+            blank = without_prompt(ids, self._sampler.gen_length, self._proposer.mask_token_id)
+            states.append(self._states(flight, blank, rows, columns, 1))
+
+        def part(piece: slice | Tensor) -> Tensor:
+            logits = [self._proposer.logits(values[piece]) for values in states]
+            return guide(logits, self._sampler.cfg_scale)
+
+        return part
+
+    def _states(
+        self, flight: Flight, ids: Tensor, rows: Tensor, columns: Tensor, variant: int
+    ) -> Tensor:
+        if not self.caches:
+            return self._proposer.states(ids, flight.attention, rows, columns)
+        states: Tensor | None = None
+        for group, span in self._groups(flight):
+            whole = len(group) == len(flight)
+            place = torch.full_like(flight.rows, -1)
+            place[group] = torch.arange(len(group), device=group.device)
+            mine = place[rows] >= 0
+            found = self._proposer.states(
+                ids if whole else ids[group],
+                flight.attention if whole or flight.attention is None else flight.attention[group],
+                place[rows][mine],
+                columns[mine],
+                cache=self.caches[variant],
+                cached_rows=None if whole else group,
+                span=span,
+            )
+            if whole:
+                return found
+            if states is None:
+                states = found.new_empty(len(rows), found.shape[-1])
+            states[mine] = found
+        assert states is not None
+        return states
+
+    def _groups(self, flight: Flight) -> list[tuple[Tensor, tuple[Tensor, int] | None]]:
+        """Rows that compute equally many columns: all at the first step of a block, later a span.
+
+        A span begins at the active block and ends behind it (dual), or with the canvas (prefix).
+        """
+        size, canvas = self._sampler.block_length, self._sampler.gen_length
+        first = flight.width - canvas + flight.block * size
+        counts = torch.full_like(first, size)
+        if self._sampler.cache == "prefix":
+            counts = flight.width - first
+        counts = counts.masked_fill(flight.offset == 0, 0)
+        groups: list[tuple[Tensor, tuple[Tensor, int] | None]] = []
+        for count in counts.unique().tolist():
+            group = (counts == count).nonzero().squeeze(-1)
+            groups.append((group, (first[group], count) if count else None))
+        return groups
 
 
-def _highest(scores: Tensor, count: int) -> Tensor:
-    """Indices of the `count` highest scores of each row, ties in reading order: int64 [N, count].
+def _select(drawn: Draws, hidden: Tensor, scheduled: Tensor, sampler: Sampler) -> Tensor:
+    """Which hidden positions to reveal, bool [N, K]: those of the highest score.
 
-    `topk` leaves ties open, and confidences that round to 1 are ties.
+    Ties go in reading order: `topk` leaves them open, and confidences that round to 1 are ties.
     """
-    return scores.argsort(dim=-1, descending=True, stable=True)[:, :count]
+    scores = _spread(drawn.score, hidden, -torch.inf)
+    ranked, order = scores.sort(dim=-1, descending=True, stable=True)
+    entropies = None
+    if drawn.entropy is not None:
+        entropies = _spread(drawn.entropy, hidden, torch.inf).gather(1, order)
+    counts = num_reveals(ranked, entropies, scheduled, sampler)
+    return hidden & (order.argsort(-1) < counts.unsqueeze(-1))
+
+
+def _spread(values: Tensor, hidden: Tensor, fill: float) -> Tensor:
+    """Values [S] of the hidden positions at their places [N, K]."""
+    return values.new_full(hidden.shape, fill).masked_scatter(hidden, values)
+
+
+def _require_finite(confidence: Tensor, step: Tensor) -> None:
+    if bool(confidence.isnan().any()):
+        raise ValueError(
+            f"the model gives logits that are NaN or infinite (denoising step {int(step[0])}): its "
+            "weights have diverged or its dtype is too narrow; use an earlier checkpoint "
+            "or model.dtype=float32"
+        )
 
 
 def _is_any(ids: Tensor, wanted: Iterable[int]) -> Tensor:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 Remasking = Literal["low_confidence", "random", "entropy", "margin", "left_to_right"]
+Caching = Literal["none", "prefix", "dual"]
+PARALLEL_RULES = ("threshold", "factor", "entropy_bound")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,13 @@ class Sampler:
             position and keeping the best.
         cfg_scale: classifier-free guidance w: logits = uncond + (w + 1) (cond - uncond).
         early_stop: do not denoise the blocks of a sequence that has closed with EOS.
+        cache: keys and values that a step takes over from the first step of its block: prefix =
+            of what is before the block, dual = also of what is behind it; none is exact.
+        threshold: reveal every token at least this probable, and what the schedule asks for.
+        factor: reveal the n likeliest tokens where (n + 1) (1 - the n-th probability) < factor.
+        entropy_bound: reveal the n first tokens whose entropies, the largest left out, sum to at
+            most this many nats.
+        max_tokens_per_step: most tokens that these rules reveal at once; null = no cap.
 
     Raises:
         ValueError: for settings that do not fit together.
@@ -42,6 +51,11 @@ class Sampler:
     select_first: bool = False
     cfg_scale: float = 0.0
     early_stop: bool = True
+    cache: Caching = "none"
+    threshold: float | None = None
+    factor: float | None = None
+    entropy_bound: float | None = None
+    max_tokens_per_step: int | None = None
 
     def __post_init__(self) -> None:
         """Validate the settings."""
@@ -70,12 +84,61 @@ class Sampler:
                 )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p} is out of range: give a mass in (0, 1]")
-        if self.remasking not in get_args(Remasking):
+        for name, choices in (("remasking", get_args(Remasking)), ("cache", get_args(Caching))):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is unknown: choose {', '.join(choices)}"
+                )
+        self._check_parallel()
+
+    def _check_parallel(self) -> None:
+        rules = [name for name in PARALLEL_RULES if getattr(self, name) is not None]
+        for name in rules:
+            value, highest = getattr(self, name), 1 if name == "threshold" else math.inf
+            if not 0 < value <= highest or value == math.inf:
+                limit = "a probability in (0, 1]" if name == "threshold" else "a number above 0"
+                raise ValueError(f"{name}={value} is out of range: give {limit}")
+        if len(rules) > 1:
             raise ValueError(
-                f"remasking={self.remasking!r} is unknown: choose {', '.join(get_args(Remasking))}"
+                f"{rules[0]}={getattr(self, rules[0])} and {rules[1]}={getattr(self, rules[1])} "
+                "are two rules for one choice: give one of them"
+            )
+        if rules and rules[0] != "entropy_bound" and self.remasking != "low_confidence":
+            raise ValueError(
+                f"{rules[0]}={getattr(self, rules[0])} reads probabilities, but "
+                f"remasking={self.remasking}: choose remasking=low_confidence or entropy_bound"
+            )
+        cap = self.max_tokens_per_step
+        if cap is None:
+            return
+        if not rules:
+            raise ValueError(
+                f"max_tokens_per_step={cap} caps {', '.join(PARALLEL_RULES)}, and none is set: "
+                "give one, or leave out the cap"
+            )
+        scheduled = -(-self.gen_length // self.steps)
+        if cap < scheduled:
+            raise ValueError(
+                f"max_tokens_per_step={cap} is less than the {scheduled} that steps={self.steps} "
+                f"asks for: give at least {scheduled}, or more steps"
             )
 
     @property
     def num_blocks(self) -> int:
         """Blocks of the canvas."""
         return self.gen_length // self.block_length
+
+    @property
+    def parallel(self) -> bool:
+        """Whether a rule reveals more than the schedule."""
+        return any(getattr(self, name) is not None for name in PARALLEL_RULES)
+
+    @property
+    def approximate(self) -> bool:
+        """Whether samples come from another policy than the schedule's: caches, parallel rules."""
+        return self.cache != "none" or self.parallel
+
+    @property
+    def unmodified(self) -> bool:
+        """Whether tokens are drawn at the model's own probabilities."""
+        return self.temperature == 1 and self.top_k == 0 and self.top_p == 1 and not self.cfg_scale

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from unmask.advantages import ADVANTAGES
-from unmask.config import AdvantageConfig
+from unmask.config import AdvantageConfig, MismatchConfig
 from unmask.generation import prompt_text
 from unmask.maskings import derive_seed
 from unmask.models.policy import Policy
 from unmask.sampling.sampler import OnStep
 from unmask.sampling.settings import Sampler
 from unmask.training.data import Example
+from unmask.training.mismatch import Mismatch
 from unmask.training.policy_gradient import Completions
 from unmask.training.rewards import RewardTerm
 from unmask.training.scoring import write_and_score
@@ -38,6 +39,7 @@ class Rollout:
         num_tokens: completion tokens that were denoised.
         num_forwards: sequences x denoising passes spent.
         values: float32 [B], `Objective.value` of the prompts, or None.
+        mismatch: what was measured of an approximate sampler, by name.
     """
 
     completions: Completions
@@ -50,6 +52,7 @@ class Rollout:
     num_tokens: int
     num_forwards: int = 0
     values: Tensor | None = None
+    mismatch: dict[str, list[float]] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must hold to go on with the updates of this round."""
@@ -95,6 +98,7 @@ def collect(
     advantage: AdvantageConfig,
     seed: int,
     max_tokens: int,
+    mismatch: MismatchConfig,
     on_step: OnStep | None = None,
 ) -> Rollout:
     """Sample `group_size` completions of each example and score them.
@@ -111,6 +115,7 @@ def collect(
         advantage: how rewards become advantages.
         seed: of the run.
         max_tokens: padded tokens of one forward pass.
+        mismatch: what to measure and correct of an approximate sampler.
         on_step: see `unmask.sampling.sampler.sample`.
 
     Raises:
@@ -118,15 +123,18 @@ def collect(
     """
     repeated = [example for example in examples for _ in range(group_size)]
     sequence_ids = list(range(first_sequence, first_sequence + len(repeated)))
+    seeds = [derive_seed("rollout", seed, rollout, number) for number in sequence_ids]
+    gap = Mismatch(mismatch, sampler, seeds)
     scored = write_and_score(
         policy,
         repeated,
         sampler,
-        [derive_seed("rollout", seed, rollout, number) for number in sequence_ids],
+        seeds,
         reward=reward,
         exact=exact,
         max_tokens=max_tokens,
         on_step=on_step,
+        on_reveal=gap.probe,
     )
     samples, ids = scored.samples, scored.samples.completion_ids.tolist()
     rewards = torch.tensor(scored.totals, dtype=torch.float64)
@@ -137,6 +145,10 @@ def collect(
     advantages = ADVANTAGES[advantage.name](rewards, group_size, **options).float()
     device = policy.denoiser.device
     prompt_ids, prompt_mask = policy.pad_prompts([example.prompt_ids for example in repeated])
+    prompt_ids, prompt_mask = prompt_ids.to(device), prompt_mask.to(device)
+    weights = gap.weights(policy.denoiser, prompt_ids, prompt_mask, samples, max_tokens)
+    if weights is not None:
+        advantages = advantages * weights.cpu()
     records = [
         {
             "rollout": rollout,
@@ -157,9 +169,7 @@ def collect(
         for row, number in enumerate(sequence_ids)
     ]
     return Rollout(
-        Completions(
-            prompt_ids.to(device), prompt_mask.to(device), samples.completion_ids.to(device)
-        ),
+        Completions(prompt_ids, prompt_mask, samples.completion_ids.to(device)),
         sequence_ids,
         samples.step_map,
         samples.lengths,
@@ -168,6 +178,7 @@ def collect(
         records,
         int((samples.step_map < sampler.steps).sum()),
         samples.num_forwards,
+        mismatch=gap.measure(policy.denoiser, prompt_ids, prompt_mask, max_tokens),
     )
 
 

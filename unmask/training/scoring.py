@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from unmask.generation import as_reply, generate
 from unmask.models.policy import Policy
-from unmask.sampling.sampler import OnStep, Samples
+from unmask.sampling.sampler import OnStep, Reveal, Samples
 from unmask.sampling.settings import Sampler
 from unmask.training.data import Example
 from unmask.training.rewards import RewardTerm, score
@@ -42,6 +42,7 @@ def write_and_score(
     exact: Callable[..., Sequence[float | None]] | None = None,
     max_tokens: int,
     on_step: OnStep | None = None,
+    on_reveal: Callable[[Reveal], None] | None = None,
 ) -> Scored:
     """Sample and score.
 
@@ -54,6 +55,7 @@ def write_and_score(
         exact: the exact verifier, or None.
         max_tokens: padded tokens of one forward pass.
         on_step: see `unmask.sampling.sampler.sample`.
+        on_reveal: likewise.
 
     Raises:
         RewardError: see `unmask.training.rewards.score`.
@@ -65,6 +67,7 @@ def write_and_score(
         seeds,
         max_tokens=max_tokens,
         on_step=on_step,
+        on_reveal=on_reveal,
     )
     ids = samples.completion_ids.tolist()
     texts = [policy.decode(row) for row in ids]

@@ -24,6 +24,7 @@ from unmask.recipe import config_hash
 from unmask.training import checkpoint
 from unmask.training.data import Example, take
 from unmask.training.interrupt import Interruption
+from unmask.training.mismatch import summarise_mismatch
 from unmask.training.optimization import build_optimizer, build_scheduler
 from unmask.training.preferences import encode_preferences, preference_rollout
 from unmask.training.rewards import RewardFunction
@@ -250,6 +251,7 @@ class Trainer:
         self._forwards += rollout.num_forwards
         self._round_metrics = {
             **summarise_records(records, sum(zero_std) / len(zero_std)),
+            **summarise_mismatch(gather_object([rollout.mismatch])),
             "tokens_per_second": num_tokens / seconds,
             "seconds_rollout": seconds,
         }
@@ -271,6 +273,7 @@ class Trainer:
             advantage=config.advantage,
             seed=config.seed,
             max_tokens=config.training.tokens_per_pass,
+            mismatch=config.mismatch,
             on_step=self._abort_if_asked,
         )
         if config.objective.value_samples:
