@@ -309,6 +309,9 @@ def test_human_eval_s_solutions_score_1_and_broken_ones_0() -> None:
     bodies = [solution.removeprefix(stub) for stub, _, solution in rows]
     whole = [f"Here it is:\n```python\n{solution}\n```" for _, _, solution in rows]
     assert scores(task, data, bodies) == scores(task, data, whole) == [1.0] * 164
-    for body in ("return None", "raise SystemExit(0)", "import os; os._exit(0)", "pass"):
-        broken = [f"def {entry}(*args, **kwargs):\n    {body}\n" for _, entry, _ in rows]
-        assert scores(task, data, broken) == [0.0] * 164
+    endings = ("return None", "raise SystemExit(0)", "import os; os._exit(0)", "pass")
+    broken = [
+        f"def {entry}(*args, **kwargs):\n    {endings[i % 4]}\n"
+        for i, (_, entry, _) in enumerate(rows)
+    ]
+    assert scores(task, data, broken) == [0.0] * 164

@@ -97,8 +97,23 @@ class _Started:
         if self._group:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, 9)
+        elif self._end_namespace():
+            # Bubblewrap then ends too, having reaped it: an orphan would stay a zombie wherever
+            # process 1 reaps none, as in many containers.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
         self._process.kill()
         self._process.wait()
+
+    def _end_namespace(self) -> bool:
+        """Kill the first process of the namespace, and with it all others."""
+        try:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text("ascii")
+            for child in children.split():
+                os.kill(int(child), 9)
+        except (OSError, ValueError):
+            return False
+        return bool(children.split())
 
 
 class Plain:
