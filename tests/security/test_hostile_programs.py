@@ -12,6 +12,9 @@ from hostile_programs import ANSWER, ESCAPES, FORGERIES, GREEDY
 
 from unmask.tasks.sandbox import Program, Sandbox, SandboxSettings, Verdict
 
+# One process for all that runs programs: each looks at what is left on the machine.
+pytestmark = pytest.mark.xdist_group("sandbox")
+
 TESTS = ("assert add(2, 3) == 5", "assert add(-1, 1) == 0", "assert add(10, 20) == 30")
 NAMES = {"add": "add"}
 PROGRAMS = {
