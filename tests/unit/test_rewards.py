@@ -121,16 +121,6 @@ def test_a_wrong_number_of_values_is_refused(values: Any, size: str) -> None:
     assert "return one number or None for each" in message
 
 
-async def coroutine(**_: Any) -> list[float]:
-    return [0.0]
-
-
-def test_a_coroutine_is_no_list_of_values() -> None:
-    created = coroutine()
-    assert "returned coroutine values" in refusal(returning(created))
-    created.close()
-
-
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
