@@ -72,7 +72,7 @@ def test_solution_earns_the_full_reward(text):
         "1234|3412|2143|4321",
         f"<answer>{SOLUTION}",
         f"<answer>{SOLUTION}</answer><answer></answer>",
-        "1" + " " * 300 + SOLUTION[1:],
+        "1" + " " * 600 + SOLUTION[1:],
     ],
 )
 def test_answer_of_another_length_earns_nothing(text):

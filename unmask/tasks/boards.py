@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from unmask.tasks.base import tagged_answer
+from unmask.tasks.base import answer_text, tagged_answer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BLANK = "."
+DIGITS = "123456789"
 # Of the rows of a data set that are no puzzle with its solution, before it is refused.
 MOST_UNREADABLE = 0.01
+_MAX_ANSWER_CHARACTERS = 512
+_REMOVE_WHITESPACE = dict.fromkeys(map(ord, " \t\n\r\f\v"))
 
 
 def groups(box: int) -> list[list[int]]:
@@ -100,3 +103,37 @@ def board_completion(board: str, protocol: str, box: int) -> str:
     size = box * box
     rows = ", ".join(board[start : start + size] for start in range(0, size * size, size))
     return tagged_answer(f"Row by row, the board is {rows}.", board)
+
+
+def cells_of(text: str) -> str:
+    """The board that a completion gives, row by row, without whitespace."""
+    answer = answer_text(text)
+    # Whitespace is removed only from what could be a board: the cost stays bounded.
+    return answer.translate(_REMOVE_WHITESPACE) if len(answer) <= _MAX_ANSWER_CHARACTERS else ""
+
+
+def blanks_right(text: str, puzzle: str, solution: str, *, box: int) -> float:
+    """Fraction of the puzzle's blank cells that a completion fills right; 0 for another length.
+
+    Raises:
+        ValueError: if puzzle or solution is no whole board.
+    """
+    num_cells = box**4
+    if len(puzzle) != num_cells or len(solution) != num_cells:
+        raise ValueError(
+            f"puzzle {puzzle!r} with solution {solution!r}: both must have {num_cells} cells; "
+            "write them row by row without separators"
+        )
+    answer = cells_of(text)
+    if len(answer) != num_cells:
+        return 0.0
+    digits = DIGITS[: box * box]
+    blanks = [cell for cell in range(num_cells) if puzzle[cell] not in digits]
+    if not blanks:
+        return float(answer == solution)
+    return sum(answer[cell] == solution[cell] for cell in blanks) / len(blanks)
+
+
+def is_solved(text: str, solution: str) -> float:
+    """1.0 if a completion gives this board, else 0.0."""
+    return float(cells_of(text) == solution)

@@ -13,14 +13,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unmask.tasks.base import (
-    answer_text,
     check_choice,
     check_integer,
     check_noise,
     score_rows,
     user_prompt,
 )
-from unmask.tasks.boards import BLANK, board_completion, board_question, read_boards
+from unmask.tasks.boards import (
+    BLANK,
+    blanks_right,
+    board_completion,
+    board_question,
+    cells_of,
+    is_solved,
+    read_boards,
+)
 from unmask.tasks.draws import Draws, check_draw, stream_seed, take_examples
 from unmask.tasks.protocols import REASONING_OPEN
 
@@ -34,8 +41,7 @@ MOST_BLANKS = 12
 # Worked examples of the few-shot prompt.
 SHOTS = 3
 
-_MAX_ANSWER_CHARACTERS = 256
-_REMOVE_WHITESPACE = dict.fromkeys(map(ord, " \t\n\r\f\v"))
+_BLANKS_RIGHT = functools.partial(blanks_right, box=2)
 # Part of the data's definition: another chunk size would draw other puzzles.
 _CHUNK = 4_096
 
@@ -136,7 +142,7 @@ class Sudoku:
         2504.12216) altered clues are not punished; its release also pads short answers, cuts
         long ones and ignores characters that are no digits.
         """
-        return score_rows(_blanks_right, completions, columns, ("puzzle", "solution"))
+        return score_rows(_BLANKS_RIGHT, completions, columns, ("puzzle", "solution"))
 
     def exact(
         self,
@@ -149,11 +155,11 @@ class Sudoku:
 
         Reads the column `solution`.
         """
-        return score_rows(_solved, completions, columns, ("solution",))
+        return score_rows(is_solved, completions, columns, ("solution",))
 
     def answer(self, text: str) -> str | None:
         """The board that a completion gives, for votes; None without 16 cells."""
-        answer = _answer(text)
+        answer = cells_of(text)
         return answer if len(answer) == NUM_CELLS else None
 
     def prefill(self, prompt: str) -> str:
@@ -264,28 +270,3 @@ def _question(puzzle: str, prompt: str, shots: Sequence[tuple[str, str]] = ()) -
         "</reasoning>\n<answer>\n(16 digits)\n</answer>\n\n"
         f"Puzzle: {puzzle.replace(BLANK, '0')}"
     )
-
-
-def _answer(text: str) -> str:
-    answer = answer_text(text)
-    # Whitespace is removed only from what could be a board: the cost stays bounded.
-    return answer.translate(_REMOVE_WHITESPACE) if len(answer) <= _MAX_ANSWER_CHARACTERS else ""
-
-
-def _blanks_right(text: str, puzzle: str, solution: str) -> float:
-    if len(puzzle) != NUM_CELLS or len(solution) != NUM_CELLS:
-        raise ValueError(
-            f"puzzle {puzzle!r} with solution {solution!r}: both must have 16 cells; "
-            "write them row by row without separators"
-        )
-    answer = _answer(text)
-    if len(answer) != NUM_CELLS:
-        return 0.0
-    blanks = [cell for cell in range(NUM_CELLS) if puzzle[cell] not in DIGITS]
-    if not blanks:
-        return float(answer == solution)
-    return sum(answer[cell] == solution[cell] for cell in blanks) / len(blanks)
-
-
-def _solved(text: str, solution: str) -> float:
-    return 1.0 if _answer(text) == solution else 0.0

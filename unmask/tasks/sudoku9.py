@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unmask.tasks.base import (
-    answer_text,
     check_choice,
     check_integer,
     check_noise,
     score_rows,
     user_prompt,
 )
-from unmask.tasks.boards import BLANK, board_completion, board_question, groups, read_boards
+from unmask.tasks.boards import (
+    BLANK,
+    DIGITS,
+    blanks_right,
+    board_completion,
+    board_question,
+    cells_of,
+    groups,
+    is_solved,
+    read_boards,
+)
 from unmask.tasks.draws import Draws, check_draw, stream_seed, take_examples
 from unmask.tasks.protocols import REASONING_OPEN
 
@@ -22,11 +32,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 NUM_CELLS = 81
-DIGITS = "123456789"
 SHOTS = 2
 
-_MAX_ANSWER_CHARACTERS = 512
-_REMOVE_WHITESPACE = dict.fromkeys(map(ord, " \t\n\r\f\v"))
+_BLANKS_RIGHT = functools.partial(blanks_right, box=3)
 _GROUPS = groups(3)
 _PEERS = [
     sorted({other for group in _GROUPS if cell in group for other in group} - {cell})
@@ -126,7 +134,7 @@ class Sudoku9:
         **columns: Any,
     ) -> list[float | None]:
         """Fraction of the puzzle's blank cells filled right; 0.0 unless there are 81 cells."""
-        return score_rows(_blanks_right, completions, columns, ("puzzle", "solution"))
+        return score_rows(_BLANKS_RIGHT, completions, columns, ("puzzle", "solution"))
 
     def exact(
         self,
@@ -136,11 +144,11 @@ class Sudoku9:
         **columns: Any,
     ) -> list[float | None]:
         """1.0 if all 81 cells are the solution's, else 0.0."""
-        return score_rows(_solved, completions, columns, ("solution",))
+        return score_rows(is_solved, completions, columns, ("solution",))
 
     def answer(self, text: str) -> str | None:
         """The board that a completion gives, for votes; None without 81 cells."""
-        answer = _answer(text)
+        answer = cells_of(text)
         return answer if len(answer) == NUM_CELLS else None
 
     def prefill(self, prompt: str) -> str:
@@ -253,27 +261,3 @@ def _shuffled(items: list[Any], draws: Draws) -> list[Any]:
         other = draws.below(last + 1)
         items[last], items[other] = items[other], items[last]
     return items
-
-
-def _answer(text: str) -> str:
-    answer = answer_text(text)
-    return answer.translate(_REMOVE_WHITESPACE) if len(answer) <= _MAX_ANSWER_CHARACTERS else ""
-
-
-def _blanks_right(text: str, puzzle: str, solution: str) -> float:
-    if len(puzzle) != NUM_CELLS or len(solution) != NUM_CELLS:
-        raise ValueError(
-            f"puzzle {puzzle!r} with solution {solution!r}: both must have 81 cells; "
-            "write them row by row without separators"
-        )
-    answer = _answer(text)
-    if len(answer) != NUM_CELLS:
-        return 0.0
-    blanks = [cell for cell in range(NUM_CELLS) if puzzle[cell] not in DIGITS]
-    if not blanks:
-        return float(answer == solution)
-    return sum(answer[cell] == solution[cell] for cell in blanks) / len(blanks)
-
-
-def _solved(text: str, solution: str) -> float:
-    return 1.0 if _answer(text) == solution else 0.0
