@@ -36,7 +36,7 @@ def measure_mode(
     One token is revealed per scheduled step. Where caches are compared, a block is a quarter of
     the canvas, so that there is something to keep.
     """
-    policy = load_policy(model)
+    policy = load_policy(model, device="cpu")
     config = TrainConfig.model_validate(policy.defaults)
     length = config.sampler.gen_length
     block = length // 4 if with_mismatch else config.sampler.block_length

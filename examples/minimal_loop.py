@@ -24,7 +24,7 @@ PROMPTS, GROUP, UPDATES, SEED = 16, 8, 2, 42
 
 
 def main(rounds: int) -> None:
-    policy = load_policy("tiny-sudoku")
+    policy = load_policy("tiny-sudoku", device="cpu")
     task = get_task("sudoku")
     sampler = Sampler(gen_length=16, block_length=16, steps=16)
     objective = ESPO(beta=3e-3)

@@ -65,8 +65,6 @@ class UnmaskLM(LM):
             temperature=temperature,
         )
         self._estimator = ELBO(num_mc=num_mc, coupled=True, stratified=True)
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         self.policy: Policy = load_policy(path, dtype=dtype, device=device)
         self._max_tokens, self._seed = max_tokens, seed
 

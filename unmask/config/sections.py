@@ -22,11 +22,9 @@ def _as_list(value: Any) -> Any:
 
 def as_rewards(value: Any) -> Any:
     """Terms of a reward, each as a mapping where only its function is named."""
-    return (
-        [{"function": item} if isinstance(item, str) else item for item in _as_list(value)]
-        if value is not None
-        else None
-    )
+    if value is None:
+        return None
+    return [{"function": item} if isinstance(item, str) else item for item in _as_list(value)]
 
 
 class ModelConfig(Section):

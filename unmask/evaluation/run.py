@@ -107,7 +107,6 @@ def run_evaluation(
             mask_token_id=config.model.mask_token_id,
             block_length=config.model.block_length,
             quantization=config.model.quantization,
-            device="cuda" if config.model.quantization else "cpu",
         )
     examples = encode_examples(
         data,

@@ -51,7 +51,7 @@ def export(path: str, out: Path, form: str = "original") -> Family:
     if form not in FORMATS:
         raise ValueError(f"format={form!r} is unknown: choose {' or '.join(FORMATS)}")
     require_new_folder(out)
-    policy = load_policy(model_of(path))
+    policy = load_policy(model_of(path), device="cpu")
     if form == "original" and policy.family.original is None:
         raise ValueError(
             f"{path} is in transformers' own format and was never in another: it is exported "
@@ -74,7 +74,7 @@ def merge(path: str, out: Path) -> None:
         ValueError: if there are no adapters, or `out` is not empty.
     """
     require_new_folder(out)
-    policy = load_policy(model_of(path))
+    policy = load_policy(model_of(path), device="cpu")
     if not policy.has_adapters:
         raise ValueError(f"{path} has no adapters to fold in: it is a whole model already")
     merged(policy).save(out)

@@ -174,7 +174,7 @@ def load_policy(
     quantization: str | None = None,
     autocast: torch.dtype | None = None,
     seed: int = 0,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
 ) -> Policy:
     """Load a masked diffusion checkpoint into transformers' own network; no remote code.
 
@@ -191,12 +191,14 @@ def load_policy(
         quantization: "4bit" or "8bit" weights of the linear layers, or None.
         autocast: dtype to compute in where weights are float32, or None.
         seed: of new adapters' weights.
-        device: where to put the weights.
+        device: where to put the weights; None = the GPU if there is one, else the CPU.
 
     Raises:
         ValueError: if the folder is no checkpoint that a family here runs.
     """
     require_quantization(quantization)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = resolve_model_path(path)
     adapters, base = None, folder
     kept: dict[str, Any] | None = None
