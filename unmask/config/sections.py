@@ -190,6 +190,7 @@ class EvaluationConfig(Section):
             sampler's.
         num_samples: in `unmask eval`, completions of each problem in the sampled measurement.
         k: in `unmask eval`, the k of pass@k and maj@k.
+        keep_best: while training, keep the model that measured best as `best/` in the run folder.
     """
 
     every: int | None = Field(50, ge=1)
@@ -201,6 +202,7 @@ class EvaluationConfig(Section):
     samplers: dict[str, dict[str, Any]] = {}
     num_samples: int = Field(1, ge=1)
     k: Annotated[list[Count], BeforeValidator(_as_list), Field(min_length=1)] = [1]
+    keep_best: bool = True
 
     @model_validator(mode="after")
     def _check_k(self) -> EvaluationConfig:

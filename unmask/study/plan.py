@@ -162,9 +162,12 @@ def _check(config: CompareConfig) -> None:
 
 
 def _base(config: CompareConfig) -> dict[str, Any]:
-    """The base recipe, resolved; a study's runs keep neither rollouts nor trackers."""
+    """The base recipe, resolved; a study's runs keep no rollouts, trackers or best models."""
     base = load_config([config.base], "train").model_dump(mode="json")
-    quiet = {"logging": {"trackers": [], "rollouts": False}}
+    quiet = {
+        "logging": {"trackers": [], "rollouts": False},
+        "evaluation": {"keep_best": False},
+    }
     return merged(merged(base, quiet), {"checkpoint": {"resume": "auto"}})
 
 

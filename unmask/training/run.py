@@ -128,12 +128,12 @@ class Run:
             )
         self.accelerator.wait_for_everyone()
 
-    def save_model(self, policy: Policy, model: nn.Module) -> None:
-        """Write `model/` in one move, full weights, loadable by transformers alone."""
+    def save_model(self, policy: Policy, model: nn.Module, name: str = "model") -> None:
+        """Write a folder in one move, full weights, loadable by transformers alone."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights = get_model_state_dict(model, options=options)
         if self.is_main:
-            final, temporary = self.folder.path / "model", self.folder.path / ".model.tmp"
+            final, temporary = self.folder.path / name, self.folder.path / f".{name}.tmp"
             shutil.rmtree(temporary, ignore_errors=True)
             policy.save(temporary, cast(dict[str, Tensor], weights))
             shutil.rmtree(final, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,8 @@ class Progress:
         seconds: time spent, over all parts of an interrupted run.
         before: measurement of the untrained policy.
         after: the latest measurement.
+        best: score of the best measurement; None = nothing was measured.
+        best_rollout: finished rounds when it was taken.
     """
 
     rollout: int = 0
@@ -70,6 +73,8 @@ class Progress:
     seconds: float = 0.0
     before: dict[str, Any] | None = None
     after: dict[str, Any] | None = None
+    best: float | None = None
+    best_rollout: int = 0
 
 
 class Trainer:
@@ -357,18 +362,36 @@ class Trainer:
                 **result,
             }
         )
+        self._keep_best(score_of(result))
 
-    def _finish(self) -> dict[str, Any]:
+    def _keep_best(self, score: float | None) -> None:
+        """Save the model as `best/` if it measured better than any before, the untrained included.
+
+        Every rank has the same score, and takes part.
+        """
         progress = self.progress
+        if score is None or (progress.best is not None and score <= progress.best):
+            return
+        progress.best, progress.best_rollout = score, progress.rollout
+        if progress.rollout and self.config.evaluation.keep_best:
+            self._describe_policy()
+            self.run.save_model(self.policy, self._model, "best")
+
+    def _describe_policy(self) -> None:
         task = self.config.task
         self.policy.defaults = {
             "sampler": asdict(self.config.sampler),
             "task": {"name": task.name, "options": task.options},
         }
+
+    def _finish(self) -> dict[str, Any]:
+        progress = self.progress
+        self._describe_policy()
         self.run.save_model(self.policy, self._model)
         results = {
             "before": progress.before,
             "after": progress.after,
+            "best_rollout": progress.best_rollout,
             "seconds": time.monotonic() - self._clock,
             "rollouts": progress.rollout,
             "completions": progress.completions,
@@ -457,6 +480,18 @@ def load_for_training(config: TrainConfig, device: torch.device) -> Policy:
         seed=config.seed,
         device=device,
     )
+
+
+def score_of(result: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """What the best model is best by: sampled accuracy, else greedy; the reward without a verifier.
+
+    Args:
+        result: of one evaluation, by "greedy" and "sampled", see `unmask.evaluation.summarise`.
+    """
+    measured = result.get("sampled") or result.get("greedy")
+    if measured is None:
+        return None
+    return measured["reward"] if measured["accuracy"] is None else measured["accuracy"]
 
 
 def _due(rollout: int, every: int | None) -> bool:
