@@ -39,7 +39,7 @@ demo: $(RUNTIME) ## train the small demonstration model: make demo ARGS="trainin
 	$(BIN)/unmask train $(ARGS)
 
 test: $(DEV) ## run the tests; make test ARGS="-m 'not slow'" narrows them down
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(DEV) ## check style with ruff
 	$(BIN)/ruff check .

@@ -12,9 +12,6 @@ from hostile_programs import ANSWER, ESCAPES, FORGERIES, GREEDY
 
 from unmask.tasks.sandbox import Program, Sandbox, SandboxSettings, Verdict
 
-# One process for all that runs programs: each looks at what is left on the machine.
-pytestmark = pytest.mark.xdist_group("sandbox")
-
 TESTS = ("assert add(2, 3) == 5", "assert add(-1, 1) == 0", "assert add(10, 20) == 30")
 NAMES = {"add": "add"}
 PROGRAMS = {
@@ -22,22 +19,34 @@ PROGRAMS = {
     **GREEDY,
     **FORGERIES,
 }
-SECRET, MARK, ABSTRACT = "hunter2-of-the-owner", "unmask-was-here", "unmask-abstract"
+SECRET, MARK = "hunter2-of-the-owner", "unmask-was-here"
+# Several test processes may run this module at once.
+ABSTRACT = f"unmask-abstract-{os.getpid()}"
 LIMIT = 2.0
 # Stopping and tearing down take time on a loaded machine, which is no time for the program.
 LEEWAY = 6.0
 
 
 def running() -> dict[int, str]:
-    """Command lines of all processes of this machine."""
-    found = {}
+    """Command lines of all processes of this machine but those of test processes beside this."""
+    lines, parents = {}, {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                found[int(entry)] = Path(f"/proc/{entry}/cmdline").read_text("utf-8", "replace")
+                lines[int(entry)] = Path(f"/proc/{entry}/cmdline").read_text("utf-8", "replace")
+                status = Path(f"/proc/{entry}/stat").read_text("utf-8", "replace")
+                parents[int(entry)] = int(status.rpartition(")")[2].split()[1])
             except OSError:
                 continue
-    return found
+
+    def beside(pid: int) -> bool:
+        while pid in parents:
+            if parents[pid] == os.getppid():
+                return pid != os.getpid()
+            pid = parents[pid]
+        return False
+
+    return {pid: line for pid, line in lines.items() if not beside(pid)}
 
 
 @pytest.fixture(scope="module")

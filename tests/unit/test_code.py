@@ -15,9 +15,6 @@ from unmask.tasks.code_rows import load_rows, program_names, read_problems
 from unmask.tasks.code_text import complete_program, defines, extract_code
 from unmask.tasks.sandbox import SandboxSettings
 
-# One process for all that runs programs: each looks at what is left on the machine.
-pytestmark = pytest.mark.xdist_group("sandbox")
-
 needs_bubblewrap = pytest.mark.skipif(
     shutil.which("bwrap") is None,
     reason="bubblewrap is not installed (apt-get install bubblewrap)",

@@ -17,9 +17,6 @@ from unmask.recipe import load_config
 from unmask.tasks.sandbox import Program, Sandbox, SandboxError, SandboxSettings, seccomp
 from unmask.tasks.sandbox.pool import OVERTIME
 
-# One process for all that runs programs: each looks at what is left on the machine.
-pytestmark = pytest.mark.xdist_group("sandbox")
-
 needs_bubblewrap = pytest.mark.skipif(
     shutil.which("bwrap") is None,
     reason="bubblewrap is not installed (apt-get install bubblewrap)",

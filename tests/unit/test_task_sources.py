@@ -13,9 +13,6 @@ from unmask.tasks.show import graded_answers
 from unmask.tasks.sudoku9 import count_solutions
 from unmask.training.setup import evaluation_data, task_of
 
-# One process for all that runs programs: each looks at what is left on the machine.
-pytestmark = pytest.mark.xdist_group("sandbox")
-
 SOLVED9 = "816352794352479168479816523631245879245987316987631452594768231123594687768123945"
 
 
