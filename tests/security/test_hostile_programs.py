@@ -20,7 +20,7 @@ PROGRAMS = {
     **FORGERIES,
 }
 SECRET, MARK = "hunter2-of-the-owner", "unmask-was-here"
-# Several test processes may run this module at once.
+# Several test processes may run this module at once, and each more than once.
 ABSTRACT = f"unmask-abstract-{os.getpid()}"
 LIMIT = 2.0
 # Stopping and tearing down take time on a loaded machine, which is no time for the program.
@@ -58,7 +58,8 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Verd
     os.environ["UNMASK_TEST_SECRET"] = SECRET
     reached: list[str] = []
     servers = [socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)]
-    servers[1].bind(f"\0{ABSTRACT}")
+    abstract = f"{ABSTRACT}-{folder.name}"
+    servers[1].bind(f"\0{abstract}")
     servers[1].listen()
 
     def accept(server: socket.socket) -> None:
@@ -74,7 +75,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Verd
 
     def filled(code: str) -> str:
         code = code.replace("SECRET_FILE", str(folder / "secret")).replace("SECRET", SECRET)
-        code = code.replace("MARK", MARK).replace("ABSTRACT", ABSTRACT)
+        code = code.replace("MARK", MARK).replace("ABSTRACT", abstract)
         return code.replace("PORT", str(servers[0].getsockname()[1]))
 
     programs = {name: Program(filled(code), TESTS, names=NAMES) for name, code in PROGRAMS.items()}
@@ -84,6 +85,8 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Verd
     with Sandbox(settings) as sandbox:
         verdicts = sandbox.run(order)
     for server in servers:
+        # Closing alone would leave the thread in accept(), and the address taken.
+        server.shutdown(socket.SHUT_RDWR)
         server.close()
     del os.environ["UNMASK_TEST_SECRET"]
     result = dict(zip(programs, verdicts[::2], strict=True))
