@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from unmask.tasks.base import answer_text, tagged_answer
+from unmask.tasks.base import answer_text, tagged_answer, user_prompt
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -103,6 +103,24 @@ def board_completion(board: str, protocol: str, box: int) -> str:
     size = box * box
     rows = ", ".join(board[start : start + size] for start in range(0, size * size, size))
     return tagged_answer(f"Row by row, the board is {rows}.", board)
+
+
+def board_dataset(boards: Sequence[tuple[str, str]], question: Callable[[str], str]) -> Dataset:
+    """Columns `prompt`, `puzzle` and `solution` of puzzles with their solutions.
+
+    Args:
+        boards: of each the puzzle, "." for a blank, and its solution.
+        question: a puzzle's prompt.
+    """
+    from datasets import Dataset
+
+    return Dataset.from_dict(
+        {
+            "prompt": [user_prompt(question(puzzle)) for puzzle, _ in boards],
+            "puzzle": [puzzle for puzzle, _ in boards],
+            "solution": [solution for _, solution in boards],
+        }
+    )
 
 
 def cells_of(text: str) -> str:

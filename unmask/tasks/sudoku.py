@@ -17,12 +17,12 @@ from unmask.tasks.base import (
     check_integer,
     check_noise,
     score_rows,
-    user_prompt,
 )
 from unmask.tasks.boards import (
     BLANK,
     blanks_right,
     board_completion,
+    board_dataset,
     board_question,
     cells_of,
     is_solved,
@@ -168,16 +168,8 @@ class Sudoku:
         return REASONING_OPEN if prompt == "espo" else ""
 
     def _dataset(self, boards: Sequence[tuple[str, str]], prompt: str) -> Dataset:
-        from datasets import Dataset
-
         shots = self._puzzles("train", SHOTS, 0) if prompt == "few-shot" else []
-        return Dataset.from_dict(
-            {
-                "prompt": [user_prompt(_question(puzzle, prompt, shots)) for puzzle, _ in boards],
-                "puzzle": [puzzle for puzzle, _ in boards],
-                "solution": [solution for _, solution in boards],
-            }
-        )
+        return board_dataset(boards, lambda puzzle: _question(puzzle, prompt, shots))
 
     def _puzzles(self, split: str, size: int, seed: int) -> list[tuple[str, str]]:
         check_draw(split, size, seed)

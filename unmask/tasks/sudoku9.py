@@ -12,13 +12,13 @@ from unmask.tasks.base import (
     check_integer,
     check_noise,
     score_rows,
-    user_prompt,
 )
 from unmask.tasks.boards import (
     BLANK,
     DIGITS,
     blanks_right,
     board_completion,
+    board_dataset,
     board_question,
     cells_of,
     groups,
@@ -157,20 +157,12 @@ class Sudoku9:
         return REASONING_OPEN if prompt == "espo" else ""
 
     def _dataset(self, boards: Sequence[tuple[str, str]], prompt: str) -> Dataset:
-        from datasets import Dataset
-
         shots = self._puzzles("train", SHOTS, 0) if prompt == "few-shot" else []
-        questions = [
-            puzzle if prompt == "compact" else board_question(puzzle, prompt, 3, shots)
-            for puzzle, _ in boards
-        ]
-        return Dataset.from_dict(
-            {
-                "prompt": [user_prompt(question) for question in questions],
-                "puzzle": [puzzle for puzzle, _ in boards],
-                "solution": [solution for _, solution in boards],
-            }
-        )
+
+        def question(puzzle: str) -> str:
+            return puzzle if prompt == "compact" else board_question(puzzle, prompt, 3, shots)
+
+        return board_dataset(boards, question)
 
     def _puzzles(self, split: str, size: int, seed: int) -> list[tuple[str, str]]:
         check_draw(split, size, seed)
