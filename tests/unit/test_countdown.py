@@ -40,6 +40,8 @@ SOLVED, WELL_FORMED, WRONG = (1.0, 1.0), (0.1, 0.0), (0.0, 0.0)
         "<answer>1+1</answer> no, <answer>25+3*7</answer>",
         "<answer><answer>25+3*7</answer></answer>",
         "<answer>25+3*7 = 46</answer> trailing words",
+        "25+3\u00d77",
+        "\\boxed{25+3*7}",
     ],
 )
 def test_solution_earns_the_full_reward(text):
@@ -100,7 +102,6 @@ def test_wrong_expression_over_the_numbers_earns_a_tenth(text):
         "25+\u0663*7",
         "25+\uff13*7",
         "25+3\u00b2*7",
-        "25+3\u00d77",
         "25\uff0b3*7",
         "25+3\u00a0*7",
         "25+3*7\u200b",
@@ -124,7 +125,6 @@ def test_wrong_expression_over_the_numbers_earns_a_tenth(text):
         "exit()",
         "(lambda: 46)()",
         "[25+3*7]",
-        "\\boxed{25+3*7}",
         "The answer is 25+3*7",
         "<answer>25+3*7",
         "<answer></answer>",

@@ -1,6 +1,7 @@
 r"""The final answer that a worked solution states, and its value where it is a plain number.
 
-Written answers are searched from the end in linear time; only ASCII digits are digits, and what
+Answers of planning tasks, an expression or a board, are taken out of what sets them off. Written
+answers are searched from the end in linear time; only ASCII digits are digits, and what
 leaves two readings is no number.
 """
 
@@ -9,13 +10,17 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from unmask.tasks.arithmetic import ASCII_WHITESPACE
 from unmask.tasks.base import ANSWER_CLOSE, ANSWER_OPEN, ANSWER_SEARCH_CHARACTERS, answer_text
 
 MAX_ANSWER_CHARACTERS = 512
 MAX_DIGITS = 40
 
 _BOXES = ("\\boxed", "\\fbox")
+_FENCE = re.compile(r"```[A-Za-z]{0,20}\s((?:(?!```).)*)```", re.DOTALL)
 _PHRASES = ("final answer is", "answer is", "answer:", "answer =")
+_MATH = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"))
+_SET_OFF = tuple("$\\*`")
 _SPACING = re.compile(r"\\[,;:! ]|\\q?quad(?![a-zA-Z])|~|\u00a0|\u202f")
 _WORDS = re.compile(r"\\(?:text|textrm|textbf|mathrm|mathbf|mbox|operatorname)\s?\{([^{}]{0,80})\}")
 _NUMERAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
@@ -55,6 +60,29 @@ def final_answer(text: str) -> str | None:
         return None
     found = found.strip()
     return found if 0 < len(found) <= MAX_ANSWER_CHARACTERS else None
+
+
+def bare_answer(text: str) -> str:
+    r"""The answer to a planning task, without what only sets it off; empty if it is too long.
+
+    Of the last `<answer>...</answer>`, or of the whole text without one: the content of the last
+    `\boxed{}`, else all of it. A code fence, backticks, asterisks or dollars around it are taken
+    off, words are not. Only the last 65,536 characters are searched.
+    """
+    answer = answer_text(text[-ANSWER_SEARCH_CHARACTERS:])
+    if any(box in answer for box in _BOXES):
+        boxed = _boxed(answer)
+        answer = answer if boxed is None else boxed
+    if len(answer) > MAX_ANSWER_CHARACTERS:
+        return ""
+    answer = answer.strip(ASCII_WHITESPACE)
+    while answer[:1] in _SET_OFF:
+        fenced = _FENCE.fullmatch(answer)
+        inner = fenced[1].strip(ASCII_WHITESPACE) if fenced else _strip_math(answer)
+        if inner == answer:
+            break
+        answer = inner
+    return answer
 
 
 def plain_number(text: str, *, units: bool = True) -> Fraction | None:
@@ -159,7 +187,7 @@ def _after_phrase(text: str) -> str | None:
 
 
 def _strip_math(text: str) -> str:
-    for left, right in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**")):
+    for left, right in _MATH:
         if text.startswith(left) and text.endswith(right) and len(text) > len(left) + len(right):
             return text[len(left) : -len(right)].strip()
     return text

@@ -17,6 +17,11 @@ MAX_MAGNITUDE = 10**18
 
 _ALLOWED = re.compile(r"[0-9+\-*/() \t\n\r\f\v]+")
 _TOKEN = re.compile(r"[0-9]+|[+\-*/()]")
+# As typeset: each sign and command has one meaning among integers.
+_SIGNS = str.maketrans("×·⋅∗÷∕−–", "****//--")
+_COMMANDS = {"times": "*", "cdot": "*", "ast": "*", "div": "/", "left": "", "right": ""}
+_COMMAND = re.compile(r"\\(?:(times|cdot|ast|div|left|right)(?![a-zA-Z])|[,;:! ])")
+_FRACTION = re.compile(r"\\[dt]?frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}")
 
 
 class _Malformed(Exception):
@@ -48,6 +53,22 @@ def evaluate_expression(text: str, numbers: Sequence[int]) -> Fraction | None:
         return _Parser(tokens).value()
     except _Malformed:
         return None
+
+
+def plain_notation(text: str) -> str:
+    r"""An expression with × ÷ − and their like, `\times`, `\cdot`, `\div` and `\frac` as + - * /.
+
+    Args:
+        text: of bounded length; what is no such sign stays as it is.
+    """
+    text = text.translate(_SIGNS)
+    if "\\" not in text:
+        return text
+    for _ in range(MAX_DEPTH):
+        text, found = _FRACTION.subn(r"((\1)/(\2))", text)
+        if not found:
+            break
+    return _COMMAND.sub(lambda command: _COMMANDS.get(command[1], " "), text)
 
 
 class _Parser:

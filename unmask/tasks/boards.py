@@ -6,7 +6,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from unmask.tasks.base import answer_text, tagged_answer, user_prompt
+from unmask.tasks.answers import bare_answer
+from unmask.tasks.arithmetic import ASCII_WHITESPACE
+from unmask.tasks.base import tagged_answer, user_prompt
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -17,8 +19,10 @@ BLANK = "."
 DIGITS = "123456789"
 # Of the rows of a data set that are no puzzle with its solution, before it is refused.
 MOST_UNREADABLE = 0.01
-_MAX_ANSWER_CHARACTERS = 512
-_REMOVE_WHITESPACE = dict.fromkeys(map(ord, " \t\n\r\f\v"))
+_REMOVE_WHITESPACE = dict.fromkeys(map(ord, ASCII_WHITESPACE))
+_REMOVE_SEPARATORS = _REMOVE_WHITESPACE | dict.fromkeys(map(ord, "|,│┃║"))
+# A line of nothing else is drawn between rows.
+_RULING = set(ASCII_WHITESPACE + "|│┃║-+=:─━═┼╋╬├┤┣┫╠╣┌┐└┘┏┓┗┛╔╗╚╝┬┴┳┻╦╩")
 
 
 def groups(box: int) -> list[list[int]]:
@@ -124,10 +128,23 @@ def board_dataset(boards: Sequence[tuple[str, str]], question: Callable[[str], s
 
 
 def cells_of(text: str) -> str:
-    """The board that a completion gives, row by row, without whitespace."""
-    answer = answer_text(text)
-    # Whitespace is removed only from what could be a board: the cost stays bounded.
-    return answer.translate(_REMOVE_WHITESPACE) if len(answer) <= _MAX_ANSWER_CHARACTERS else ""
+    """The cells that a completion gives, row by row.
+
+    They are its answer (see `bare_answer`) without what is drawn between cells: whitespace, commas,
+    upright bars and lines of dashes.
+    """
+    answer = bare_answer(text)
+    cells = answer.translate(_REMOVE_WHITESPACE)
+    if cells.isdigit():
+        return cells
+    rows = (line for line in answer.split("\n") if not _RULING.issuperset(line))
+    return "".join(rows).translate(_REMOVE_SEPARATORS)
+
+
+def whole_board(text: str, num_cells: int) -> str | None:
+    """The cells that a completion gives if they are as many as a board has."""
+    cells = cells_of(text)
+    return cells if len(cells) == num_cells else None
 
 
 def blanks_right(text: str, puzzle: str, solution: str, *, box: int) -> float:
@@ -142,8 +159,8 @@ def blanks_right(text: str, puzzle: str, solution: str, *, box: int) -> float:
             f"puzzle {puzzle!r} with solution {solution!r}: both must have {num_cells} cells; "
             "write them row by row without separators"
         )
-    answer = cells_of(text)
-    if len(answer) != num_cells:
+    answer = whole_board(text, num_cells)
+    if answer is None:
         return 0.0
     digits = DIGITS[: box * box]
     blanks = [cell for cell in range(num_cells) if puzzle[cell] not in digits]

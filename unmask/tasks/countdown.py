@@ -11,9 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from unmask.tasks.arithmetic import ASCII_WHITESPACE, MAX_CHARACTERS, evaluate_expression
+from unmask.tasks.answers import bare_answer
+from unmask.tasks.arithmetic import (
+    ASCII_WHITESPACE,
+    MAX_CHARACTERS,
+    evaluate_expression,
+    plain_notation,
+)
 from unmask.tasks.base import (
-    answer_text,
     check_choice,
     check_integer,
     check_noise,
@@ -22,7 +27,7 @@ from unmask.tasks.base import (
     user_prompt,
 )
 from unmask.tasks.draws import Draws, check_draw, stream_seed, take_examples
-from unmask.tasks.protocols import REASONING_OPEN
+from unmask.tasks.protocols import planning_prefill
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -184,20 +189,19 @@ class Countdown:
     ) -> list[float | None]:
         """1.0 if the expression uses each number once and equals the target, else 0.0.
 
-        The expression may be followed by "= target"; any other equation scores 0.0. Reads the
-        columns `numbers` and `target`.
+        The expression may be followed by "= target"; any other equation, and any word, scores 0.0.
+        See `bare_answer` and `plain_notation` for the forms that are read. Reads the columns
+        `numbers` and `target`.
         """
         return score_rows(_exact, completions, columns, ("numbers", "target"))
 
     def answer(self, text: str) -> str | None:
         """The expression that a completion gives, for votes; None if there is none."""
-        answer = answer_text(text)
-        return "".join(answer.split()) or None if len(answer) <= MAX_CHARACTERS else None
+        return "".join(_expression(text).split()) or None
 
     def prefill(self, prompt: str) -> str:
         """The opening tag of the reasoning in ESPO's evaluation, else nothing."""
-        check_choice("prompt", prompt, self.prompts)
-        return REASONING_OPEN if prompt == "espo" else ""
+        return planning_prefill(prompt, self.prompts)
 
     def _dataset(self, problems: Sequence[Problem], prompt: str) -> Dataset:
         from datasets import Dataset
@@ -328,12 +332,15 @@ def _corrupt(expression: str, max_number: int, operators: str, draws: Draws) -> 
     return expression
 
 
+def _expression(text: str) -> str:
+    """What stands as the answer, in plain notation; empty if it is too long."""
+    answer = bare_answer(text)
+    return plain_notation(answer).removesuffix(".") if len(answer) <= MAX_CHARACTERS else ""
+
+
 def _solves(text: str, numbers: Sequence[int], target: int) -> bool | None:
     """True or False for a well-formed expression over exactly these numbers, else None."""
-    answer = answer_text(text)
-    if len(answer) > MAX_CHARACTERS:
-        return None
-    expression, equals, stated = answer.partition("=")
+    expression, equals, stated = _expression(text).partition("=")
     if equals and stated.strip(ASCII_WHITESPACE) != str(target):
         return None
     value = evaluate_expression(expression, numbers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unmask.tasks.base import ANSWER_CLOSE, ANSWER_OPEN, user_prompt
+from unmask.tasks.base import ANSWER_CLOSE, ANSWER_OPEN, check_choice, user_prompt
 
 REASONING_OPEN = "<reasoning>"
 
@@ -24,6 +24,16 @@ _TAGGED = (
 )
 _BOXED = "Work through the problem step by step and give the final answer inside \\boxed{}."
 _SHOT = "Question: {question}\nAnswer: {solution}\nThe answer is {answer}."
+
+
+def planning_prefill(prompt: str, prompts: Sequence[str]) -> str:
+    """The opening tag of the reasoning in ESPO's evaluation of planning tasks, else nothing.
+
+    Raises:
+        ValueError: if the prompt is none of the task's.
+    """
+    check_choice("prompt", prompt, prompts)
+    return REASONING_OPEN if prompt == "espo" else ""
 
 
 def math_prompt(

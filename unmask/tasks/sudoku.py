@@ -24,12 +24,12 @@ from unmask.tasks.boards import (
     board_completion,
     board_dataset,
     board_question,
-    cells_of,
     is_solved,
     read_boards,
+    whole_board,
 )
 from unmask.tasks.draws import Draws, check_draw, stream_seed, take_examples
-from unmask.tasks.protocols import REASONING_OPEN
+from unmask.tasks.protocols import planning_prefill
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -159,13 +159,11 @@ class Sudoku:
 
     def answer(self, text: str) -> str | None:
         """The board that a completion gives, for votes; None without 16 cells."""
-        answer = cells_of(text)
-        return answer if len(answer) == NUM_CELLS else None
+        return whole_board(text, NUM_CELLS)
 
     def prefill(self, prompt: str) -> str:
         """The opening tag of the reasoning in ESPO's evaluation, else nothing."""
-        check_choice("prompt", prompt, self.prompts)
-        return REASONING_OPEN if prompt == "espo" else ""
+        return planning_prefill(prompt, self.prompts)
 
     def _dataset(self, boards: Sequence[tuple[str, str]], prompt: str) -> Dataset:
         shots = self._puzzles("train", SHOTS, 0) if prompt == "few-shot" else []
