@@ -26,6 +26,8 @@ from unmask.tasks.sandbox.settings import INSTALL_BUBBLEWRAP, SandboxError, Sand
 
 INSIDE = Path(__file__).parent / "inside"
 MOUNTED = "/unmask"
+# Installed packages get a place of their own: an environment under /tmp would be covered.
+SITE = "/site"
 _START = (
     "import sys; sys.path[0] = {folder!r}; sys.path += {site!r}; "
     "import {script}; {script}.main(sys.argv[1:])"
@@ -131,7 +133,7 @@ class Plain:
         """See `Launcher.start`."""
         # Other processes of this user count too, so the process limit would bind the wrong one.
         command = [
-            *_python(script, str(INSIDE), site),
+            *_python(script, str(INSIDE), _site() if site else []),
             *arguments,
             *_bounds(self._settings, user=0, processes=0),
         ]
@@ -186,7 +188,8 @@ class Bubblewrap:
             first, count = self._users
             user = first + (os.getpid() * 512 + slot) % count
         bounds = _bounds(self._settings, user, self._settings.processes)
-        inner = [*_python(script, MOUNTED, site), *arguments, *bounds]
+        packages = [f"{SITE}/{number}" for number in range(len(_site()))] if site else []
+        inner = [*_python(script, MOUNTED, packages), *arguments, *bounds]
         return _Started(self._popen(inner, end.fileno(), site), group=False)
 
     def _popen(
@@ -282,8 +285,8 @@ def _site() -> list[str]:
     return [path for path in dict.fromkeys(paths) if path and Path(path).is_dir()]
 
 
-def _python(script: str, folder: str, site: bool) -> list[str]:
-    start = _START.format(folder=folder, site=_site() if site else [], script=script)
+def _python(script: str, folder: str, site: Sequence[str]) -> list[str]:
+    start = _START.format(folder=folder, site=site, script=script)
     # Neither `site` nor user packages are loaded: that is most of the time of a start.
     return [_interpreter(), "-s", "-S", "-B", "-c", start]
 
@@ -300,12 +303,16 @@ def _mounts(site: bool) -> tuple[str, ...]:
             found += ["--ro-bind", str(path), str(path)]
     found += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
     prefixes = {str(Path(_interpreter()).parents[1]), os.path.realpath(sys.base_prefix)}
-    for prefix in sorted(prefixes | set(_site() if site else [])):
+    for prefix in sorted(prefixes):
         if not prefix.startswith("/usr/") and prefix not in ("/", "/usr"):
             # A home is closed to others, and its name here would be so too.
             for parent in reversed(Path(prefix).parents[:-1]):
                 found += ["--perms", "0755", "--dir", str(parent)]
             found += ["--ro-bind", prefix, prefix]
+    if site:
+        found += ["--perms", "0755", "--dir", SITE]
+        for number, packages in enumerate(_site()):
+            found += ["--ro-bind", packages, f"{SITE}/{number}"]
     return tuple(found)
 
 
