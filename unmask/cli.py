@@ -370,15 +370,17 @@ def _train_config(arguments: list[str] | None) -> TrainConfig:
 
 
 def _dry_run(config: TrainConfig) -> None:
+    from unmask.models.rehearsal import family_of
     from unmask.training.dry_run import shrink
     from unmask.training.trainer import Trainer
 
+    spec = family_of(config.model.path, config.model.family)
     with tempfile.TemporaryDirectory(prefix="unmask-dry-run-") as folder:
         results = Trainer(config=shrink(config, Path(folder)), show=False).train()
     console.print(
         f"dry run: {results['rollouts']} rounds with {results['completions']} completions were "
         f"written, scored, learnt from, saved and measured in {results['seconds']:.1f} s, on a "
-        "tiny random model",
+        f"tiny random model of the family {spec.name if spec else 'native'}",
         highlight=False,
         soft_wrap=True,
     )

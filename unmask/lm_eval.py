@@ -13,6 +13,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
+from lm_eval.utils import simple_parse_args_string
 
 from unmask.estimators import ELBO, DrawContext
 from unmask.generation import generate
@@ -67,6 +68,26 @@ class UnmaskLM(LM):
         self._estimator = ELBO(num_mc=num_mc, coupled=True, stratified=True)
         self.policy: Policy = load_policy(path, dtype=dtype, device=device)
         self._max_tokens, self._seed = max_tokens, seed
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> UnmaskLM:
+        """The model of `--model_args`, which win over the options of the command.
+
+        The command's own default for a device is a GPU, on machines without one too.
+        """
+        options = {k: v for k, v in (additional_config or {}).items() if v is not None}
+        if str(options.get("device")).startswith("cuda") and not torch.cuda.is_available():
+            del options["device"]
+        return cls(**{**options, **arg_dict})
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> UnmaskLM:
+        """See `create_from_arg_obj`; the arguments are "name=value,name=value"."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     def loglikelihood(
         self, requests: Sequence[Instance], disable_tqdm: bool = False

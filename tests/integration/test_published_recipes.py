@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from unmask.config import TrainConfig
+from unmask.models.families import published_family
 from unmask.recipe import load_config
 from unmask.tasks.sandbox import SandboxError, SandboxSettings
 
@@ -40,6 +42,9 @@ def test_a_published_recipe_runs_dry(path: Path, tmp_path: Path) -> None:
         except SandboxError as error:
             pytest.skip(str(error))
     small = shrink(config, tmp_path)
+    spec = published_family(config.model.path)
+    assert spec is not None
+    assert _json(Path(small.model.path) / "config.json")["model_type"] == spec.model_type
     assert type(small.objective) is type(config.objective)
     assert (small.task.name, small.task.prompt) == (config.task.name, config.task.prompt)
     results = Trainer(config=small).train()
@@ -51,3 +56,34 @@ def test_a_published_recipe_runs_dry(path: Path, tmp_path: Path) -> None:
     assert all(row["loss"] is not None and row["reward"] is not None for row in updates)
     assert (tmp_path / "run" / "model").is_dir()
     assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("hub_id", "block_length", "family"),
+    [
+        ("JetLM/SDAR-4B-Chat", 4, "sdar"),
+        ("Gen-Verse/TraDo-8B-Instruct", 4, "sdar"),
+        ("dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1", 32, "a2d-qwen3"),
+        ("inclusionAI/LLaDA-MoE-7B-A1B-Instruct", 32, "llada_moe"),
+        ("inclusionAI/LLaDA2.0-mini", 32, "llada2"),
+    ],
+)
+def test_a_recipe_runs_dry_on_a_model_of_any_family(
+    hub_id: str, block_length: int, family: str, tmp_path: Path
+) -> None:
+    from unmask.training.dry_run import shrink
+    from unmask.training.trainer import Trainer
+
+    changes = [f"model.path={hub_id}", f"sampler.block_length={block_length}", "sampler.steps=256"]
+    config = load_config(["espo-llada-countdown", *changes, "model.lora=null"], "train")
+    assert isinstance(config, TrainConfig)
+    assert Trainer(config=shrink(config, tmp_path)).train()["rollouts"] == 2
+    told = _json(tmp_path / "run" / "model" / "config.json")["unmask_family"]
+    blocks = {"sdar": 4, "a2d-qwen3": 32, "llada2": 32}
+    assert (told["name"], told["block_length"]) == (family, blocks.get(family))
+
+
+def _json(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content

@@ -1,5 +1,8 @@
 """The adapter for lm-eval: its likelihood is the ELBO, its generations are the sampler's."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +60,45 @@ def test_generation_stops_at_the_first_stop_text(model) -> None:
     assert cut == text.split(stop)[0]
     [short] = model.generate_until([request("generate_until", "12", {"max_gen_toks": 2})])
     assert text.startswith(short)
+
+
+def test_arguments_win_over_options_and_no_gpu_is_asked_for_in_vain(model) -> None:
+    path = str(model.policy.source)
+    from_command = {"device": "cuda:0", "batch_size": 1, "max_batch_size": None}
+    made = UnmaskLM.create_from_arg_string(f"path={path},device=cpu,gen_length=4", from_command)
+    assert made.policy.denoiser.device.type == "cpu"
+    if not torch.cuda.is_available():
+        made = UnmaskLM.create_from_arg_obj({"path": path}, from_command)
+        assert made.policy.denoiser.device.type == "cpu"
+
+
+@pytest.mark.slow
+def test_the_command_of_the_documentation_scores_both_kinds_of_task(tmp_path, monkeypatch) -> None:
+    # The paths in the tasks are relative to the repository.
+    monkeypatch.chdir(Path(__file__).parents[2])
+    arguments = "path=tiny-countdown,gen_length=8,block_length=8,num_mc=8"
+    command = [sys.executable, "-c", "from unmask.lm_eval import main; main()"]
+    command += [
+        "--model",
+        "unmask",
+        "--model_args",
+        arguments,
+        "--include_path",
+        "examples/lm_eval",
+    ]
+    command += ["--tasks", "countdown_generate,countdown_choice", "--apply_chat_template"]
+    command += ["--limit", "16", "--log_samples", "--output_path", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    [file] = tmp_path.rglob("results_*.json")
+    results = json.loads(file.read_text())["results"]
+    # A model that solves 80 % and more of its held-out problems; guessing gives 0 and 25 %.
+    assert results["countdown_generate"]["solved,none"] >= 0.75
+    assert results["countdown_choice"]["acc,none"] >= 0.6
+    [file] = tmp_path.rglob("samples_countdown_choice_*.jsonl")
+    samples = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(samples) == 16
+    for sample in samples:
+        values = [float(value) for value, _ in sample["filtered_resps"]]
+        assert sample["acc"] == (values.index(max(values)) == sample["doc"]["label"])
+        assert all(value < 0 for value in values)

@@ -63,7 +63,7 @@ def export(path: str, out: Path, form: str = "original") -> Family:
     if form == "native":
         policy.save(out)
     else:
-        _write_original(policy, out)
+        write_original(policy, out)
     return policy.family
 
 
@@ -112,7 +112,13 @@ def original_tensors(policy: Policy) -> dict[str, Tensor]:
     return dict(originals(state, plan_tensors(shapes, family.spec)))
 
 
-def _write_original(policy: Policy, out: Path) -> None:
+def write_original(policy: Policy, out: Path) -> None:
+    """Write a whole model in its family's original format.
+
+    Args:
+        policy: of a family with an original format, without adapters.
+        out: an empty folder.
+    """
     family = policy.family
     assert family.original is not None
     save_shards(iter(original_tensors(policy).items()), out)

@@ -7,7 +7,7 @@ takes its own size in memory and no more.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def load_network(
     spec = family.spec if family.is_original else None
     network, tied = read_network(
         folder,
-        lambda: _network_config(folder, content, family, stored, source),
+        lambda: network_config(folder, content, family, stored.names, source),
         stored,
         spec,
         source=source,
@@ -209,13 +209,25 @@ def restore_rotary(network: PreTrainedModel, device: torch.device | str) -> None
         _require_rotary(module, network.config)
 
 
-def _network_config(
-    folder: Path, content: Mapping[str, Any], family: Family, stored: StoredTensors, source: str
+def network_config(
+    folder: Path, content: Mapping[str, Any], family: Family, tensors: Collection[str], source: str
 ) -> PreTrainedConfig:
+    """The config of transformers' own network.
+
+    Args:
+        folder: where a config in transformers' own format is read from.
+        content: the parsed config.json.
+        family: what it was recognised as.
+        tensors: names in the checkpoint's files.
+        source: for error messages.
+
+    Raises:
+        ValueError: if a field is missing or of another kind.
+    """
     if not family.is_original:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     else:
-        fields = translate(family.spec, content, source, stored.names)
+        fields = translate(family.spec, content, source, tensors)
         pad = content.get("pad_token_id")
         config = AutoConfig.for_model(
             family.spec.network,

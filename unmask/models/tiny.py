@@ -27,22 +27,8 @@ def build_tokenizer(symbols: Sequence[str]) -> PreTrainedTokenizerFast:
     Raises:
         ValueError: if a symbol repeats, is empty, or is a special token.
     """
-    vocabulary = [*SPECIAL_TOKENS, *symbols]
-    if len(set(vocabulary)) != len(vocabulary) or not all(symbols):
-        raise ValueError("symbols must be distinct, not empty and no special token")
-    longest_first = sorted(symbols, key=len, reverse=True)
-    pattern = "|".join(re.escape(symbol) for symbol in longest_first)
-    tokenizer = Tokenizer(
-        models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token="<unk>")
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.WhitespaceSplit(),
-            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
-        ]
-    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=word_level(SPECIAL_TOKENS, symbols, "<unk>"),
         pad_token="<pad>",
         eos_token="<eos>",
         mask_token="<mask>",
@@ -51,6 +37,34 @@ def build_tokenizer(symbols: Sequence[str]) -> PreTrainedTokenizerFast:
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
+
+
+def word_level(special: Sequence[str], symbols: Sequence[str], unknown: str) -> Tokenizer:
+    """The part of a tokenizer that splits text: one token per symbol, longest match first.
+
+    Args:
+        special: tokens that come first in the vocabulary and are no symbols.
+        symbols: the rest of the vocabulary.
+        unknown: of `special`, for all other text.
+
+    Raises:
+        ValueError: if a symbol repeats, is empty, or is a special token.
+    """
+    vocabulary = [*special, *symbols]
+    if len(set(vocabulary)) != len(vocabulary) or not all(symbols):
+        raise ValueError("symbols must be distinct, not empty and no special token")
+    longest_first = sorted(symbols, key=len, reverse=True)
+    pattern = "|".join(re.escape(symbol) for symbol in longest_first)
+    tokenizer = Tokenizer(
+        models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token=unknown)
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+        ]
+    )
+    return tokenizer
 
 
 def build_network(

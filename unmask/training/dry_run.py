@@ -1,7 +1,8 @@
 """`unmask train RECIPE --dry-run`: all of a recipe but its size, on a tiny random model.
 
 Prompts, rollouts, rewards, updates, saving and measuring run with the recipe's own task, sampler,
-objective, estimator and advantage; the model, the data and the numbers are small stand-ins.
+objective, estimator and advantage; the model, the data and the numbers are small stand-ins. The
+model is one of the recipe's family, in the format that the family is published in.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unmask.config import TrainConfig
+from unmask.config import ModelConfig, TrainConfig
 from unmask.models.denoiser import Denoiser
 from unmask.models.families import recognise
 from unmask.models.policy import Policy
+from unmask.models.rehearsal import family_of, write_random_checkpoint
 from unmask.models.settings import LoRA, TinyArchitecture
 from unmask.models.tiny import build_network, build_tokenizer
 from unmask.recipe import validate
@@ -46,8 +48,9 @@ def shrink(config: TrainConfig, folder: Path) -> TrainConfig:
     """
     raw = config.model_dump(mode="json")
     raw["model"] |= {
-        "path": str(_write_model(folder / "random-model")),
-        "family": "auto",
+        "path": str(_write_model(config.model, folder)),
+        "mask_token_id": None,
+        "quantization": None,
         "dtype": "auto",
         "attention": "sdpa",
     }
@@ -88,9 +91,8 @@ def shrink_sampler(sampler: Sampler) -> Sampler:
 
     Whatever else it is set to stays.
     """
-    length = min(sampler.gen_length, MOST_TOKENS)
     blocks = min(sampler.num_blocks, 2)
-    block_length = length // blocks
+    block_length = min(sampler.block_length, MOST_TOKENS // blocks)
     per_step = max(1, sampler.gen_length // sampler.steps)
     steps = max(1, block_length // per_step) * blocks
     return replace(
@@ -102,9 +104,18 @@ def _plain(settings: Any) -> dict[str, Any]:
     return dict(vars(settings))
 
 
-def _write_model(folder: Path) -> Path:
-    """A random bidirectional Llama that reads printable ASCII character by character."""
+def _write_model(model: ModelConfig, folder: Path) -> Path:
+    """A random model of the recipe's family that reads printable ASCII character by character.
+
+    Where the family has no format of its own, or is unknown, it is a bidirectional Llama.
+    """
     symbols = [character for character in string.printable if not character.isspace()]
+    # The names of some checkpoints tell their block length.
+    folder = folder / "random" / (Path(model.path).name or "model")
+    spec = family_of(model.path, model.family)
+    if spec is not None and spec.tiny:
+        write_random_checkpoint(spec, folder, symbols)
+        return folder
     tokenizer = build_tokenizer(symbols)
     network = build_network(ARCHITECTURE, tokenizer, seed=0)
     family = recognise(network.config.to_dict(), "the random model")

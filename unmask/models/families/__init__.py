@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from typing import Any
 
 from unmask.models.families.a2d import A2D_LLAMA, A2D_QWEN2, A2D_QWEN3
@@ -181,6 +182,15 @@ def find_spec(config: Mapping[str, Any], source: str, *, causal: bool = False) -
                 f"{' or '.join(repr(value) for value in allowed if value is not None) or 'null'}"
             )
     return spec
+
+
+def published_family(hub_id: str) -> FamilySpec | None:
+    """The declaration whose published checkpoints go by this name, from the name alone."""
+    lowered = hub_id.lower()
+    for spec in ORIGINALS:
+        if any(fnmatch(lowered, pattern.lower()) for pattern in spec.checkpoints):
+            return spec
+    return None
 
 
 def translate(

@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from unmask.models.families.spec import CHATML, QWEN_ONLY, Config, FamilySpec, qwen_fields
+from unmask.models.families.spec import (
+    CHATML,
+    QWEN_ONLY,
+    TINY_QWEN,
+    Config,
+    FamilySpec,
+    qwen_fields,
+)
 
 THOUGHTLESS = "<think>\\n\\n</think>\\n\\n"
 SAMPLER = {
@@ -33,7 +40,7 @@ def block_in_name(name: str) -> int | None:
 
 
 def a2d(
-    network: str, checkpoints: str, mask_token_id: int | None = None, thinking: str = ""
+    network: str, checkpoints: tuple[str, ...], mask_token_id: int | None = None, thinking: str = ""
 ) -> FamilySpec:
     """The family of one network.
 
@@ -60,14 +67,16 @@ def a2d(
         template_options={"enable_thinking": False},
         block_in_name=block_in_name,
         sampler=SAMPLER,
+        tiny={**TINY_QWEN, "tie_word_embeddings": True},
     )
 
 
 A2D_QWEN3 = a2d(
     "qwen3",
-    "dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1, Qwen3-0.6B-diffusion-bd3lm-v0.1",
+    ("dllm-hub/Qwen3-*-diffusion-*", "dllm-collection/Qwen3-*-diffusion-*"),
     151669,
     THOUGHTLESS,
 )
-A2D_QWEN2 = a2d("qwen2", "dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-{mdlm,bd3lm}-v0.1", 151665)
-A2D_LLAMA = a2d("llama", "none published; what the same authors' code writes")
+A2D_QWEN2 = a2d("qwen2", ("dllm-hub/Qwen2.5-*-diffusion-*",), 151665)
+# None is published; it is what the same authors' code writes.
+A2D_LLAMA = a2d("llama", ())

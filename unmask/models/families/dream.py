@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from unmask.models.families.spec import CHATML, QWEN_ONLY, Config, FamilySpec, qwen_fields
+from unmask.models.families.spec import (
+    CHATML,
+    QWEN_ONLY,
+    TINY_QWEN,
+    Config,
+    FamilySpec,
+    qwen_fields,
+)
 
 
 def translate(config: Config, tensors: Collection[str]) -> dict[str, Any]:
@@ -15,7 +22,7 @@ def translate(config: Config, tensors: Collection[str]) -> dict[str, Any]:
 
 DREAM = FamilySpec(
     name="dream",
-    checkpoints="Dream-org/Dream-v0-{Base,Instruct}-7B, Dream-Coder-v0-*, apple/DiffuCoder-7B-*",
+    checkpoints=("Dream-org/Dream-v0-*", "Dream-org/Dream-Coder-v0-*", "apple/DiffuCoder-7B-*"),
     model_type="Dream",
     network="qwen2",
     translate=translate,
@@ -41,4 +48,5 @@ DREAM = FamilySpec(
         "top_p": 0.95,
         "remasking": "entropy",
     },
+    tiny=TINY_QWEN,
 )

@@ -45,7 +45,7 @@ def translate(config: Config, tensors: Collection[str]) -> dict[str, Any]:
 
 LLADA = FamilySpec(
     name="llada",
-    checkpoints="GSAI-ML/LLaDA-8B-Base, LLaDA-8B-Instruct, LLaDA-1.5",
+    checkpoints=("GSAI-ML/LLaDA-8B-*", "GSAI-ML/LLaDA-1.5"),
     model_type="llada",
     # LLaDA-MoE calls itself "llada" too.
     matches=lambda config: "num_experts" not in config,
@@ -100,5 +100,14 @@ LLADA = FamilySpec(
         "steps": 128,
         "temperature": 0.0,
         "remasking": "low_confidence",
+    },
+    tiny={
+        "d_model": 32,
+        "mlp_hidden_size": 64,
+        "n_layers": 2,
+        "n_heads": 2,
+        "max_sequence_length": 8_192,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500_000.0,
     },
 )

@@ -8,6 +8,7 @@ from typing import Any
 from unmask.models.families.spec import (
     ATTENTION_LAYERS,
     QWEN_ONLY,
+    TINY_QWEN,
     Config,
     FamilySpec,
     qwen_fields,
@@ -47,7 +48,7 @@ NATIVE = "model.layers.*.self_attn."
 
 LLADA2 = FamilySpec(
     name="llada2",
-    checkpoints="inclusionAI/LLaDA2.0-mini, LLaDA2.0-flash, their -preview and -CAP, LLaDA2.1-*",
+    checkpoints=("inclusionAI/LLaDA2.0-*", "inclusionAI/LLaDA2.1-*"),
     model_type="llada2_moe",
     network="glm4_moe",
     translate=translate,
@@ -89,4 +90,17 @@ LLADA2 = FamilySpec(
     },
     # peft takes the names of a MLP's layers for those of the stacked experts.
     lora_targets=ATTENTION_LAYERS,
+    tiny={
+        **TINY_QWEN,
+        "head_dim": 16,
+        "partial_rotary_factor": 0.5,
+        "num_experts": 4,
+        "num_shared_experts": 1,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "first_k_dense_replace": 1,
+        "n_group": 2,
+        "topk_group": 1,
+        "routed_scaling_factor": 2.5,
+    },
 )

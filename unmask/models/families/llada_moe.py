@@ -8,6 +8,7 @@ from typing import Any
 from unmask.models.families.spec import (
     ATTENTION_LAYERS,
     QWEN_ONLY,
+    TINY_QWEN,
     Config,
     FamilySpec,
     qwen_fields,
@@ -35,7 +36,7 @@ def translate(config: Config, tensors: Collection[str]) -> dict[str, Any]:
 
 LLADA_MOE = FamilySpec(
     name="llada_moe",
-    checkpoints="inclusionAI/LLaDA-MoE-7B-A1B-Base, LLaDA-MoE-7B-A1B-Instruct",
+    checkpoints=("inclusionAI/LLaDA-MoE-7B-A1B-*",),
     model_type="llada",
     matches=lambda config: "num_experts" in config,
     network="qwen3_moe",
@@ -65,4 +66,12 @@ LLADA_MOE = FamilySpec(
     },
     # The experts are no linear layers but stacked in one tensor.
     lora_targets=ATTENTION_LAYERS,
+    tiny={
+        **TINY_QWEN,
+        "num_key_value_heads": 2,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "expert_intermediate_size": 16,
+        "dense_intermediate_size": 64,
+    },
 )

@@ -16,7 +16,7 @@ def translate(config: Config, tensors: Collection[str]) -> dict[str, Any]:
 NATIVE = tuple(
     FamilySpec(
         name="native",
-        checkpoints="what unmask saves and adapts",
+        checkpoints=(),
         model_type=network,
         network=network,
         translate=translate,

@@ -6,7 +6,14 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from unmask.models.families.spec import CHATML, QWEN_ONLY, Config, FamilySpec, qwen_fields
+from unmask.models.families.spec import (
+    CHATML,
+    QWEN_ONLY,
+    TINY_QWEN,
+    Config,
+    FamilySpec,
+    qwen_fields,
+)
 
 
 def translate(config: Config, tensors: Collection[str]) -> dict[str, Any]:
@@ -26,7 +33,10 @@ def block_in_name(name: str) -> int | None:
 
 SDAR = FamilySpec(
     name="sdar",
-    checkpoints="JetLM/SDAR-{1.7B,4B,8B}-Chat and -b8 to -b64, Gen-Verse/TraDo-{4B,8B}-*",
+    checkpoints=(
+        *(f"JetLM/SDAR-{size}B-Chat*" for size in ("1.7", "4", "8")),
+        "Gen-Verse/TraDo-*",
+    ),
     model_type="sdar",
     network="qwen3",
     translate=translate,
@@ -52,4 +62,5 @@ SDAR = FamilySpec(
         "temperature": 1.0,
         "remasking": "low_confidence",
     },
+    tiny={**TINY_QWEN, "head_dim": 24},
 )

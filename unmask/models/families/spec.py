@@ -27,7 +27,7 @@ class FamilySpec:
 
     Attributes:
         name: as in `model.family`.
-        checkpoints: published ones, for people.
+        checkpoints: hub ids of published ones, `*` for any text.
         model_type: in the original config.json.
         network: transformers' model_type of the network that runs it.
         translate: original config and tensor names -> config of that network.
@@ -49,10 +49,12 @@ class FamilySpec:
         block_in_name: block length that the name of a checkpoint tells, or None.
         sampler: the authors' defaults, as a recipe's `sampler` section.
         lora_targets: names of the linear layers that adapters go to.
+        tiny: config.json in the original format, without tokens, of a network for rehearsals; empty
+            where there is no such format.
     """
 
     name: str
-    checkpoints: str
+    checkpoints: tuple[str, ...]
     model_type: str
     network: str
     translate: Callable[[Config, Collection[str]], dict[str, Any]]
@@ -72,6 +74,7 @@ class FamilySpec:
     block_in_name: Callable[[str], int | None] = no_block
     sampler: Mapping[str, Any] = field(default_factory=dict)
     lora_targets: tuple[str, ...] = ALL_LAYERS
+    tiny: Mapping[str, Any] = field(default_factory=dict)
 
 
 def rotary(config: Config, **more: Any) -> dict[str, Any]:
@@ -101,6 +104,17 @@ def qwen_fields(config: Config) -> dict[str, Any]:
     }
 
 
+# The smallest network that still has several layers, heads and shared keys.
+TINY_QWEN: Mapping[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 8_192,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1_000_000.0,
+}
 # What no Qwen-like network here has a place for.
 QWEN_ONLY: Mapping[str, tuple[Any, ...]] = {
     "rope_scaling": (None,),
