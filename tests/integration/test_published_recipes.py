@@ -63,7 +63,6 @@ def test_a_published_recipe_runs_dry(path: Path, tmp_path: Path) -> None:
     ("hub_id", "block_length", "family"),
     [
         ("JetLM/SDAR-4B-Chat", 4, "sdar"),
-        ("Gen-Verse/TraDo-8B-Instruct", 4, "sdar"),
         ("dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1", 32, "a2d-qwen3"),
         ("inclusionAI/LLaDA-MoE-7B-A1B-Instruct", 32, "llada_moe"),
         ("inclusionAI/LLaDA2.0-mini", 32, "llada2"),

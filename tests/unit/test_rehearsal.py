@@ -106,8 +106,8 @@ def test_every_original_family_can_be_rehearsed() -> None:
 @pytest.mark.parametrize(
     ("sampler", "expected"),
     [
-        (Sampler(256, 32, 128), (32, 16, 16)),
-        (Sampler(256, 256, 256), (32, 32, 32)),
+        (Sampler(256, 32, 128), (16, 8, 8)),
+        (Sampler(256, 256, 256), (16, 16, 16)),
         (Sampler(256, 4, 256), (8, 4, 8)),
         (Sampler(16, 8, 4), (16, 8, 4)),
     ],

@@ -1,5 +1,6 @@
 """The sandbox's interface: order, limits, what tests may do with a program, and honest refusals."""
 
+import contextlib
 import os
 import shutil
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from unmask.recipe import load_config
@@ -42,6 +44,35 @@ def test_verdicts_come_in_the_order_of_the_programs(sandbox: Sandbox) -> None:
     ]
     assert [v.solved for v in sandbox.run(programs)] == [i % 3 != 0 for i in range(12)]
     assert sandbox.run([]) == []
+
+
+@needs_bubblewrap
+def test_the_process_that_waits_for_a_program_is_fresh_and_replaced_where_it_died() -> None:
+    keep = (
+        "import os, pathlib\nold = os.path.exists('/tmp/kept')\npathlib.Path('/tmp/kept').touch()"
+    )
+    with Sandbox(SandboxSettings(backend="bubblewrap", time_limit=4.0, workers=1)) as pool:
+        assert passed(pool, f"{keep}\ndef f(): return old", "assert f() is False") == (True,)
+        waiting = [child for child in candidates() if child.is_running()]
+        # Bubblewrap's two processes and the interpreter.
+        assert waiting
+        assert passed(pool, f"{keep}\ndef f(): return old", "assert f() is False") == (True,)
+        assert not any(child.is_running() for child in waiting)
+        for child in candidates():
+            child.kill()
+        assert passed(pool, "def f(): return 1", "assert f() == 1") == (True,)
+        assert candidates()
+    assert candidates() == []
+
+
+def candidates() -> list[psutil.Process]:
+    """Processes of ours that hold a program, or wait for one."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "import candidate" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 @needs_bubblewrap

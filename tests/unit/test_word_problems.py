@@ -9,7 +9,7 @@ from datasets import Dataset
 from labelled import gsm8k, math
 
 from unmask.tasks import get_task
-from unmask.tasks.answers import final_answer, plain_number
+from unmask.tasks.answers import final_answer, plain_number, same_spelling
 from unmask.tasks.math_pool import MathPool
 from unmask.tasks.protocols import PROTOCOLS, math_completion
 
@@ -134,6 +134,38 @@ def test_a_pair_that_hangs_costs_its_own_limit_only() -> None:
         assert pool.equal(pairs) == [True, False, True] * 2
     finally:
         pool.close()
+
+
+def test_a_pair_is_compared_once_and_again_only_where_it_got_no_answer() -> None:
+    pool = MathPool(num_workers=1, time_limit=2.0)
+    try:
+        slow = ("2", "9^{9^{9^{9^{9}}}}")
+        assert pool.equal([("2", r"\sqrt{4}"), slow, ("2", r"\sqrt{9}")]) == [True, False, False]
+        began = time.monotonic()
+        known = [("2", r"\sqrt{9}"), ("2", r"\sqrt{4}")] * 5_000
+        assert pool.equal(known) == [False, True] * 5_000
+        assert time.monotonic() - began < 1.0
+        assert pool.equal([slow]) == [False]
+        assert time.monotonic() - began > 2.0
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (r"\frac{3}{4}", r"\dfrac{3}{4}", True),
+        (r"(3, 6)", r"\left(3,\,6\right)", True),
+        (r"x^2 - 3x", r"x^2-3x", True),
+        (r"\text{even}", r"\text{even}.", True),
+        ("1 2", "12", False),
+        (r"\sin x", r"\sinx", False),
+        ("x", "X", False),
+        ("3", "-3", False),
+    ],
+)
+def test_equal_spelling_needs_no_comparison(one: str, other: str, same: bool) -> None:
+    assert same_spelling(one, other) is same
 
 
 @pytest.mark.parametrize(

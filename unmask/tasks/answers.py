@@ -113,8 +113,14 @@ def plain_number(text: str, *, units: bool = True) -> Fraction | None:
 
 
 _SPACES = re.compile(r"[ \t\n\r]+")
+_LOOSE_SPACE = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
 # 12 345 678, as LaTeX spacing leaves it.
 _SPACED_THOUSANDS = re.compile(r"(?<=[0-9]) (?=[0-9]{3}(?:\b|$)(?!\s?/))")
+
+
+def same_spelling(one: str, other: str) -> bool:
+    r"""Whether two answers are the same LaTeX but for spacing, `\left`, `\right` and `\dfrac`."""
+    return _spelling(one) == _spelling(other)
 
 
 def comparable(text: str, *, units: bool = True) -> str:
@@ -126,6 +132,16 @@ def comparable(text: str, *, units: bool = True) -> str:
     for short in ("\\dfrac", "\\tfrac"):
         bare = bare.replace(short, "\\frac")
     return _SPACES.sub("", bare).strip("$.").casefold()
+
+
+def _spelling(text: str) -> str:
+    text = _SPACING.sub(" ", text).strip().strip("$.")
+    for command in ("\\left", "\\right"):
+        text = text.replace(command, "")
+    for style in ("\\dfrac", "\\tfrac"):
+        text = text.replace(style, "\\frac")
+    # Between letters and digits a space may mean something: "1 2" is not 12.
+    return _LOOSE_SPACE.sub("", _SPACES.sub(" ", text)).strip()
 
 
 def _boxed(text: str) -> str | None:

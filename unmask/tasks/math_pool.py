@@ -17,6 +17,8 @@ from pathlib import Path
 WORKER = Path(__file__).with_name("math_worker.py")
 TIME_LIMIT = 3.0
 START_LIMIT = 120.0
+# Pairs whose result is kept: the completions of a group repeat each other's answers.
+REMEMBERED = 16_384
 INSTALL = "pip install 'unmask[math]'"
 
 
@@ -37,11 +39,22 @@ class MathPool:
         self._count = num_workers or len(os.sched_getaffinity(0))
         self._time_limit = time_limit
         self._workers: list[_Worker] = []
+        self._known: dict[tuple[str, str], bool] = {}
         atexit.register(self.close)
 
     def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """Whether the second answer of each pair has the first one's value."""
-        return [result is True for result in self._run(pairs)]
+        """Whether the second answer of each pair has the first one's value.
+
+        A pair is compared once; one that got no answer in time is compared again the next time.
+        """
+        results: dict[tuple[str, str], bool | None] = dict.fromkeys(pairs)
+        results |= {pair: self._known[pair] for pair in results if pair in self._known}
+        new = [pair for pair, result in results.items() if result is None]
+        results |= zip(new, self._run(new), strict=True)
+        self._known |= {pair: result for pair in new if (result := results[pair]) is not None}
+        while len(self._known) > REMEMBERED:
+            del self._known[next(iter(self._known))]
+        return [results[pair] is True for pair in pairs]
 
     def readable(self, answers: Sequence[str]) -> list[bool]:
         """Whether each can be read at all."""

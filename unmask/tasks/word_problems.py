@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from unmask.tasks.answers import comparable, final_answer, plain_number
+from unmask.tasks.answers import comparable, final_answer, plain_number, same_spelling
 from unmask.tasks.base import check_choice, check_integer, completion_text, score_rows
 from unmask.tasks.draws import Draws, stream_seed
 from unmask.tasks.math_pool import shared_pool
@@ -210,7 +210,7 @@ class WordProblems:
             return float(expected == given)
         if not self.symbolic:
             return 0.0
-        return -1.0
+        return 1.0 if same_spelling(answer, stated) else -1.0
 
     def _readable(self, rows: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
         unclear = [row for row in rows if plain_number(row[2]) is None]

@@ -25,7 +25,7 @@ from unmask.tasks import TASKS
 from unmask.training.setup import SAMPLE
 
 LONGEST_PROMPT = 4_096
-MOST_TOKENS = 32
+MOST_TOKENS = 16
 ARCHITECTURE = TinyArchitecture(
     num_layers=2,
     hidden_size=32,
@@ -87,7 +87,7 @@ def shrink(config: TrainConfig, folder: Path) -> TrainConfig:
 
 
 def shrink_sampler(sampler: Sampler) -> Sampler:
-    """The same sampler on at most 32 tokens: as many tokens a step, and two blocks if there were.
+    """The same sampler on at most 16 tokens: as many tokens a step, and two blocks if there were.
 
     Whatever else it is set to stays.
     """

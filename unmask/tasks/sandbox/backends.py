@@ -69,9 +69,11 @@ class Launcher(Protocol):
 
     Attributes:
         alone: whether a script sees no processes but its own.
+        patient: whether a started script may wait for its program at no cost.
     """
 
     alone: bool
+    patient: bool
 
     def start(
         self, script: str, arguments: Sequence[str], end: socket, slot: int, *, site: bool = False
@@ -122,6 +124,7 @@ class Plain:
     """Resource limits and nothing else: files, network and other processes are in reach."""
 
     alone = False
+    patient = True
 
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings
@@ -157,6 +160,7 @@ class Bubblewrap:
     """
 
     alone = True
+    patient = True
 
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings

@@ -57,6 +57,7 @@ class E2B:
     """A remote machine for each program."""
 
     alone = False
+    patient = False
 
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings

@@ -181,6 +181,8 @@ class _Worker:
         self._settings, self._launcher, self._slot = settings, launcher, slot
         self._modules = tuple(modules)
         self._server: Process | None = None
+        # The next program's process, which has read nothing yet, and our end of its line.
+        self._spare: tuple[Process, socket.socket] | None = None
         self._control: socket.socket | None = None
 
     def run(self, program: Program) -> Verdict:
@@ -195,11 +197,7 @@ class _Worker:
             "names": dict(program.names),
             "seconds": self._settings.time_limit + GRACE,
         }
-        ours, theirs = socket.socketpair()
-        try:
-            candidate = self._launcher.start("candidate", [], theirs, 2 * self._slot + 1)
-        finally:
-            theirs.close()
+        candidate, ours = self._take_candidate()
         try:
             with ours:
                 self._send(job, [ours.fileno()])
@@ -207,6 +205,10 @@ class _Worker:
         finally:
             candidate.kill()
         seconds = time.monotonic() - began
+        if self._launcher.patient:
+            # Nothing of the last program is left, so the user that the next one becomes is free.
+            with contextlib.suppress(OSError):
+                self._spare = self._start_candidate()
         if answer is None or not isinstance(answer.get("result"), dict):
             reason = reason or str((answer or {}).get("error", "no verdict"))
             return Verdict(failed, reason, seconds)
@@ -229,7 +231,35 @@ class _Worker:
             return Outcome(None, f"it returned {value}, which is outside of 0 to 1")
         return Outcome(float(value))
 
+    def _take_candidate(self) -> tuple[Process, socket.socket]:
+        """The process that waits, or a new one: a candidate that can be read from has ended."""
+        spare, self._spare = self._spare, None
+        if spare is not None and not select.select([spare[1]], [], [], 0)[0]:
+            return spare
+        if spare is not None:
+            self._drop(spare)
+        return self._start_candidate()
+
+    def _start_candidate(self) -> tuple[Process, socket.socket]:
+        ours, theirs = socket.socketpair()
+        try:
+            return self._launcher.start("candidate", [], theirs, 2 * self._slot + 1), ours
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+
+    @staticmethod
+    def _drop(candidate: tuple[Process, socket.socket]) -> None:
+        process, line = candidate
+        line.close()
+        process.kill()
+
     def close(self) -> None:
+        if self._spare is not None:
+            self._drop(self._spare)
+            self._spare = None
         if self._control is not None:
             self._control.close()
             self._control = None
