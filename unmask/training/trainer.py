@@ -268,17 +268,11 @@ class Trainer:
         config, problems = self.config, self._problems
         rollout = collect(
             self.policy,
+            problems,
+            config,
             examples,
             first_sequence,
             rollout=self.progress.rollout,
-            group_size=config.training.num_generations,
-            sampler=config.sampler,
-            reward=problems.reward,
-            exact=problems.exact,
-            advantage=config.advantage,
-            seed=config.seed,
-            max_tokens=config.training.tokens_per_pass,
-            mismatch=config.mismatch,
             on_step=self._abort_if_asked,
         )
         if config.objective.value_samples:
