@@ -25,8 +25,7 @@ from unmask.models.policy import Policy
 from unmask.recipe import config_hash
 from unmask.training.data import take
 from unmask.training.rollout import Rollout, collect
-from unmask.training.setup import build_problems
-from unmask.training.trainer import load_for_training
+from unmask.training.setup import build_problems, load_for_training
 
 RECIPE = "recipe"
 
