@@ -78,20 +78,12 @@ class SupervisedTrainer:
             self._set_up()
             try:
                 self._loop()
+                return self._finish()
             except Preempted:
                 self._save()
                 raise
             finally:
                 self.run.close()
-        self.run.save_model(self.policy, self._model)
-        results = {
-            "loss": self._loss,
-            "steps": self._step,
-            "seconds": time.monotonic() - self._clock,
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
-        self.run.write_json("results.json", results)
-        return results
 
     def _set_up(self) -> None:
         config = self.config
@@ -190,6 +182,17 @@ class SupervisedTrainer:
         self._prepared.step()
         self._scheduler.step()
         return metrics
+
+    def _finish(self) -> dict[str, Any]:
+        self.run.save_model(self.policy, self._model)
+        results = {
+            "loss": self._loss,
+            "steps": self._step,
+            "seconds": time.monotonic() - self._clock,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        self.run.write_json("results.json", results)
+        return results
 
     def _save(self) -> None:
         self._seconds = time.monotonic() - self._clock

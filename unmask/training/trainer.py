@@ -141,6 +141,7 @@ class Trainer:
             self._set_up()
             try:
                 self._loop()
+                return self._finish()
             except (Preempted, Diverged):
                 self._save()
                 raise
@@ -148,7 +149,6 @@ class Trainer:
                 for hook in self._hooks:
                     hook.remove()
                 self.run.close()
-        return self._finish()
 
     def _set_up(self) -> None:
         config = self.config
