@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from unmask.models.attention import as_understood, block_causal, noisy_and_clean, positions_of
+from unmask.models.attention import as_understood, block_causal, positions_of
 from unmask.models.cache import Span, SpanCache
 from unmask.models.settings import Promising
+from unmask.models.sharing import Layout, attend_in_strips, lay_out
 
 
 class Denoiser(nn.Module):
@@ -119,7 +120,8 @@ class Denoiser(nn.Module):
         """log p(targets | ids) at the scored positions, nothing else.
 
         In a block-causal network the blocks before that of a position are given as they are, their
-        hidden tokens filled in from `targets`: one pass over [noisy ; clean] for all blocks.
+        hidden tokens filled in from `targets`: one pass for all blocks of all rows, in which what
+        rows have in common runs once; see `unmask.models.sharing`.
 
         Args:
             ids: int [N, T], with mask tokens in place of what is hidden.
@@ -300,11 +302,17 @@ class Denoiser(nn.Module):
         positions: Tensor | None,
         mask: Tensor | None,
         cache: SpanCache | None = None,
+        layout: Layout | None = None,
     ) -> Tensor:
         decoder = self.causal_lm.get_decoder()
+        in_strips = {}
         if mask is not None and mask.dim() == 4:
             dtype = self.autocast or next(decoder.parameters()).dtype
-            mask = as_understood(mask, decoder.config._attn_implementation, dtype)
+            implementation = decoder.config._attn_implementation
+            mask = as_understood(mask, implementation, dtype)
+            if layout is not None:
+                attend_in_strips(decoder)
+                in_strips["strips"] = layout.as_understood(implementation, dtype)
         # One context per pass: autocast's weight cache must not carry over from a pass without a
         # graph into one with a graph.
         with torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None):
@@ -314,6 +322,7 @@ class Denoiser(nn.Module):
                 position_ids=None if positions is None else positions.clamp(min=0),
                 past_key_values=cache,
                 use_cache=cache is not None,
+                **in_strips,
             ).last_hidden_state
 
     def _project(self, hidden: Tensor) -> Tensor:
@@ -339,14 +348,10 @@ class Denoiser(nn.Module):
             return self._hidden_states(ids, attention_mask)[rows, self._source(columns)]
         clean = ids if targets is None else torch.where(ids == self.mask_token_id, targets, ids)
         positions = positions_of(attention_mask, ids)
-        start = _first_noisy_column(positions, rows, columns, self.block_length)
-        noisy = torch.arange(start, ids.shape[1], device=ids.device)
-        hidden = self._decode(
-            torch.cat([ids[:, start:], clean], dim=1),
-            torch.cat([positions[:, start:], positions], dim=1),
-            noisy_and_clean(positions, noisy, self.block_length),
-        )
-        return hidden[rows, columns - start]
+        layout = lay_out(ids, clean, positions, scored, self.block_length)
+        # The strips have the masks; another one keeps transformers from making its own.
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device)
+        return self._decode(layout.ids, layout.positions, mask, layout=layout)[0, layout.wanted]
 
     def _chunks(self, count: int) -> list[slice]:
         """At least one, so that every pass uses the vocabulary projection."""
@@ -362,9 +367,3 @@ class Denoiser(nn.Module):
             logits = torch.cat([chosen, others], dim=-1)
         return chosen.squeeze(-1) - logits.logsumexp(-1)
 
-
-def _first_noisy_column(positions: Tensor, rows: Tensor, columns: Tensor, block_length: int) -> int:
-    """Where the first block with a scored token begins, over all rows."""
-    if not len(columns):
-        return positions.shape[1] - 1
-    return int((columns - positions[rows, columns] % block_length).min())
