@@ -186,6 +186,53 @@ class Denoiser(nn.Module):
         return SpanCache(self.causal_lm.config.num_hidden_layers)
 
     @torch.no_grad()
+    def prefill(
+        self,
+        ids: Tensor,
+        attention_mask: Tensor | None,
+        new: Tensor,
+        width: int,
+        cache: SpanCache,
+    ) -> None:
+        """Put the prompts of new rows of a block-causal network into the cache, each of them once.
+
+        The first span of a row must begin at the start of its first block that is not all prompt.
+
+        Args:
+            ids: int [N, T].
+            attention_mask: [N, T] or None.
+            new: bool [N], the rows that the cache does not hold yet.
+            width: columns of the prompts.
+            cache: of N rows, realigned.
+        """
+        assert self.block_length is not None
+        prompts = ids[:, :width]
+        mask = torch.ones_like(prompts) if attention_mask is None else attention_mask[:, :width]
+        _, which = torch.stack([prompts * mask, mask], 1).unique(dim=0, return_inverse=True)
+        numbers = torch.arange(len(ids), device=ids.device)
+        # One row for each prompt, out of those that are there already if any is.
+        order = torch.cat([new.nonzero(), (~new).nonzero()]).squeeze(-1)
+        source = torch.zeros_like(which)
+        for row in order.tolist():
+            source[which[row]] = row
+        source = source[which]
+        known = new & ~new[source]
+        first = (new & (source == numbers)).nonzero().squeeze(-1)
+        if len(first):
+            place = torch.zeros_like(numbers)
+            place[first] = torch.arange(len(first), device=ids.device)
+            rows = (new & ~known).nonzero().squeeze(-1)
+            cache.span = Span(
+                rows, torch.zeros_like(rows), width, ids.shape[1], place[source[rows]]
+            )
+            positions = positions_of(mask[first], prompts[first])
+            self._decode(
+                prompts[first], positions, block_causal(positions, self.block_length), cache
+            )
+        if bool(known.any()):
+            cache.copy(source[known], numbers[known], width)
+
+    @torch.no_grad()
     def states(
         self,
         ids: Tensor,
@@ -195,7 +242,7 @@ class Denoiser(nn.Module):
         *,
         cache: SpanCache | None = None,
         cached_rows: Tensor | None = None,
-        span: tuple[Tensor, int] | None = None,
+        span: tuple[Tensor, Tensor | int] | None = None,
     ) -> Tensor:
         """What `logits` turns into logits, at S places of ids.
 
@@ -207,7 +254,8 @@ class Denoiser(nn.Module):
             cache: kept keys and values; None computes all of them.
             cached_rows: int64 [N], rows of the cache; None = all.
             span: first column, int64 [N], and number of the columns to compute, which take the
-                keys and values of the others from the cache; None = all, into the cache.
+                keys and values of the others from the cache; None = all, into the cache. A
+                block-causal network also takes a number for each row, int64 [N].
 
         Returns:
             [S, H].
@@ -215,10 +263,11 @@ class Denoiser(nn.Module):
         source = self._source(columns)
         if cache is None:
             return self._hidden_states(ids, attention_mask)[rows, source]
+        computed = None
         if span is not None:
-            span = self._span(span, ids, attention_mask)
-            source = source - span[0][rows]
-        return self._hidden_states(ids, attention_mask, cache, cached_rows, span)[rows, source]
+            computed = self._span(span, ids, attention_mask)
+            source = source - computed[0][rows]
+        return self._hidden_states(ids, attention_mask, cache, cached_rows, computed)[rows, source]
 
     @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:
@@ -280,20 +329,24 @@ class Denoiser(nn.Module):
         return self._decode(ids, positions, mask, cache)
 
     def _span(
-        self, span: tuple[Tensor, int], ids: Tensor, attention_mask: Tensor | None
+        self, span: tuple[Tensor, Tensor | int], ids: Tensor, attention_mask: Tensor | None
     ) -> tuple[Tensor, int]:
         """The columns that a pass must compute so that a span of columns can be read from it."""
         first, count = span
         width = ids.shape[1]
+        if self.block_length is not None:
+            # All of a block sees what is revealed in it. Any column more does no harm: what is
+            # before a block does not depend on it, so that this cache is exact.
+            ends = torch.stack([first, first + count - 1], dim=1)
+            places = positions_of(attention_mask, ids).gather(1, ends)
+            blocks = places // self.block_length
+            first = first - places[:, 0] % self.block_length
+            count = int((blocks[:, 1] - blocks[:, 0] + 1).max()) * self.block_length
+            count = min(count, width)
+        assert isinstance(count, int)
         if self.shift:
             # The first column is predicted from the one before it.
             first, count = first - 1, count + 1
-        elif self.block_length is not None:
-            # All of a block sees what is revealed in it. Any column more does no harm: what is
-            # before a block does not depend on it, so that this cache is exact.
-            positions = positions_of(attention_mask, ids).gather(1, first.unsqueeze(-1)).squeeze(-1)
-            first = first - positions % self.block_length
-            count = min(count + 2 * (self.block_length - 1), width)
         return first.clamp(min=0, max=width - count), count
 
     def _decode(
@@ -366,4 +419,3 @@ class Denoiser(nn.Module):
             others = logits.gather(-1, candidates.clamp(min=0)).masked_fill(left_out, -torch.inf)
             logits = torch.cat([chosen, others], dim=-1)
         return chosen.squeeze(-1) - logits.logsumexp(-1)
-
