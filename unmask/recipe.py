@@ -280,13 +280,15 @@ def _rows_by_name(key: str, default: Any, doc: str) -> Iterator[tuple[str, str, 
 
 
 def argument_docs(cls: type) -> dict[str, str]:
-    """Docs of a class's fields, from the Args part of its docstring."""
-    text = inspect.getdoc(cls) or ""
-    if "Args:" not in text:
-        return {}
-    body = text.split("Args:", 1)[1].split("\n\n", 1)[0]
-    found = re.findall(r"^    (\w+): ((?:.|\n(?!    \w+: ))*)", body, flags=re.MULTILINE)
-    return {name: " ".join(doc.split()) for name, doc in found}
+    """Docs of a class's fields, from the Args part of its docstring and of those it inherits."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        text = inspect.cleandoc(base.__dict__.get("__doc__") or "")
+        _, _, rest = text.partition("Args:")
+        body, _, _ = rest.partition("\n\n")
+        found = re.findall(r"^    (\w+): ((?:.|\n(?!    \w+: ))*)", body, flags=re.MULTILINE)
+        docs |= {name: " ".join(doc.split()) for name, doc in found}
+    return docs
 
 
 def _default(schema: type, name: str) -> Any:

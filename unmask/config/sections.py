@@ -54,17 +54,13 @@ class ModelConfig(Section):
     quantization: Literal["4bit", "8bit"] | None = None
 
 
-class TaskConfig(Section):
-    """Prompts and the default reward.
+class DataConfig(Section):
+    """Where prompts come from.
 
     Args:
         name: of a task, see `unmask tasks`.
-        dataset: a local JSON / JSON Lines / CSV / Parquet file or folder, or a hub id, with a
-            `prompt` column and what the reward needs, or in the schema of the task's own data set;
-            sample = the few problems in the package; null = the task's generator or hub data set.
         split: trained on.
-        eval_split: measured on.
-        size: training problems to generate.
+        size: problems to generate.
         prompt: format of the generated prompts, or null for the task's first one.
         max_prompt_length: longest prompt in tokens.
         long_prompts: drop longer prompts and count them, or refuse to run.
@@ -74,12 +70,24 @@ class TaskConfig(Section):
     name: str = "sudoku"
     dataset: str | None = None
     split: str = "train"
-    eval_split: str = "heldout"
     size: int = Field(10_000, ge=1)
     prompt: str | None = None
     max_prompt_length: int = Field(400, ge=1)
     long_prompts: Literal["drop", "refuse"] = "drop"
     options: dict[str, Any] = {}
+
+
+class TaskConfig(DataConfig):
+    """Prompts and the default reward.
+
+    Args:
+        dataset: a local JSON / JSON Lines / CSV / Parquet file or folder, or a hub id, with a
+            `prompt` column and what the reward needs, or in the schema of the task's own data set;
+            sample = the few problems in the package; null = the task's generator or hub data set.
+        eval_split: measured on.
+    """
+
+    eval_split: str = "heldout"
 
 
 class RewardConfig(Section):

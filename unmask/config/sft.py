@@ -2,69 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from unmask.config.sections import (
     CheckpointConfig,
     Count,
+    DataConfig,
     EstimatorSection,
     LoggingConfig,
+    ModelConfig,
     OptimizerConfig,
 )
 from unmask.estimators import ELBO
-from unmask.models.settings import LoRA, TinyArchitecture
+from unmask.models.settings import TinyArchitecture
 from unmask.sampling.settings import Sampler
 from unmask.schema import Section
 
 
-class SFTModelConfig(Section):
+class SFTModelConfig(ModelConfig):
     """The model to teach: a checkpoint, or a tiny one from scratch.
 
     Args:
         path: a checkpoint as in `train`; null = build `init`.
         init: the shape of a new tiny model, with a tokenizer of the task's symbols.
-        lora: train low-rank adapters instead of all weights.
-        mask_token_id: the mask token, where the checkpoint does not name it; null = as it says.
-        block_length: of block-causal attention, where the checkpoint does not tell; null = as it
-            says, or its family's.
-        quantization: 4bit or 8bit weights under adapters, through bitsandbytes on CUDA.
     """
 
-    path: str | None = None
+    path: str | None = None  # type: ignore[assignment]
     init: TinyArchitecture = TinyArchitecture()
-    lora: LoRA | None = None
-    mask_token_id: int | None = Field(None, ge=0)
-    block_length: int | None = Field(None, ge=1)
-    quantization: Literal["4bit", "8bit"] | None = None
 
 
-class DemonstrationConfig(Section):
+class DemonstrationConfig(DataConfig):
     """Prompts with completions to imitate.
 
     Args:
-        name: of a task, see `unmask tasks`.
         dataset: a local file or folder, or a hub id, with `prompt` and `completion` columns;
             null = the task's generator.
-        split: of the dataset.
-        size: demonstrations to generate.
         noise: fraction of generated demonstrations that are corrupted.
-        prompt: format of the generated prompts, or null for the task's first one.
-        max_prompt_length: longest prompt in tokens.
-        long_prompts: drop longer prompts and count them, or refuse to run.
-        options: settings of the task itself.
     """
 
-    name: str = "sudoku"
-    dataset: str | None = None
-    split: str = "train"
-    size: int = Field(10_000, ge=1)
     noise: float = Field(0.0, ge=0, le=1)
-    prompt: str | None = None
-    max_prompt_length: int = Field(400, ge=1)
-    long_prompts: Literal["drop", "refuse"] = "drop"
-    options: dict[str, Any] = {}
 
 
 class SFTTrainingConfig(Section):

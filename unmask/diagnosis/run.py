@@ -25,8 +25,7 @@ from unmask.models.policy import Policy
 from unmask.recipe import config_hash
 from unmask.training.data import take
 from unmask.training.rollout import Rollout, collect
-from unmask.training.setup import build_problems
-from unmask.training.trainer import load_for_training
+from unmask.training.setup import build_problems, load_for_training
 
 RECIPE = "recipe"
 
@@ -112,20 +111,8 @@ def diagnose(
     problems.encode(policy, config)
     on_stage("writing completions")
     group_size = config.training.num_generations
-    rollout = collect(
-        policy,
-        take(problems.train, 0, settings.prompts, config.seed),
-        0,
-        rollout=0,
-        group_size=group_size,
-        sampler=config.sampler,
-        reward=problems.reward,
-        exact=problems.exact,
-        advantage=config.advantage,
-        seed=config.seed,
-        max_tokens=config.training.tokens_per_pass,
-        mismatch=config.mismatch,
-    )
+    examples = take(problems.train, 0, settings.prompts, config.seed)
+    rollout = collect(policy, problems, config, examples, 0, rollout=0)
     subject = subject_of(policy, rollout, config)
     on_stage("estimating the target")
     target = elbo_target(subject, settings.target_draws)

@@ -99,15 +99,9 @@ def run_evaluation(
     data = evaluation_data(config, task)
     if policy is None:
         on_progress("loading the model")
-        policy = load_policy(
-            config.model.path,
-            family=config.model.family,
-            dtype=config.model.dtype,
-            attention=config.model.attention,
-            mask_token_id=config.model.mask_token_id,
-            block_length=config.model.block_length,
-            quantization=config.model.quantization,
-        )
+        # Adapters and what saves memory in a backward pass are for training.
+        unused = {"lora": None, "gradient_checkpointing": False}
+        policy = load_policy(**{**dict(config.model), **unused})
     examples = encode_examples(
         data,
         encoder(policy, config),

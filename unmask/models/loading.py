@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from unmask.errors import in_one_line
 from unmask.models.families import RECORD, Family, translate
 from unmask.models.families.spec import FamilySpec
 from unmask.models.tensors import plan_tensors
@@ -63,7 +64,7 @@ def load_tokenizer(folder: Path, spec: FamilySpec, source: str) -> PreTrainedTok
         return _tokenizer_class(folder, spec).from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise ValueError(
-            f"{source} cannot be loaded: its tokenizer gives {_one_line(error)}; "
+            f"{source} cannot be loaded: its tokenizer gives {in_one_line(error)}; "
             "give a whole checkpoint with its tokenizer"
         ) from error
 
@@ -177,7 +178,7 @@ def read_network(
             )
     except Exception as error:
         raise ValueError(
-            f"{source} cannot be loaded with model.attention={attention}: {_one_line(error)}; "
+            f"{source} cannot be loaded with model.attention={attention}: {in_one_line(error)}; "
             "give a whole checkpoint with its tokenizer"
         ) from error
     shapes = {name: value.shape for name, value in network.state_dict().items()}
@@ -300,7 +301,3 @@ def require_bidirectional(network: PreTrainedModel, source: str) -> None:
             f"{source} runs causally under this transformers release: the last token does not "
             "reach the first position; install transformers >= 5.17"
         )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")

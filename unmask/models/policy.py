@@ -199,34 +199,16 @@ def load_policy(
     require_quantization(quantization)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    folder = resolve_model_path(path)
-    adapters, base = None, folder
-    kept: dict[str, Any] | None = None
-    if (folder / "adapter_config.json").is_file():
-        adapters, base = folder, resolve_model_path(base_of(folder))
-        if (folder / ADAPTER_DEFAULTS).is_file():
-            kept = read_json(folder / ADAPTER_DEFAULTS, path)
-            told = kept.pop("family", {})
-            block_length = block_length or told.get("block_length")
-            mask_token_id = told.get("mask_token_id") if mask_token_id is None else mask_token_id
-    content = read_json(base / "config.json", path)
-    spec = find_spec(content, path)
-    # An original config names too little; one of transformers' own must be right by itself.
-    tokenizer = None if spec.name == "native" else load_tokenizer(base, spec, path)
-    found = recognise(
-        content, path, tokenizer, mask_token_id=mask_token_id, block_length=block_length
-    )
+    files = _read(path, mask_token_id, block_length)
+    found, tokenizer = files.family, files.tokenizer
     if family not in ("auto", found.name):
         raise ValueError(
             f"model.family={family!r}, but {path} is of family {found.name!r}: "
             "set model.family=auto"
         )
-    if tokenizer is None:
-        tokenizer = load_tokenizer(base, spec, path)
-    fit_tokenizer(tokenizer, found, path)
     network, found = load_network(
-        base,
-        content,
+        files.base,
+        files.config,
         found,
         source=path,
         dtype=dtype,
@@ -247,8 +229,8 @@ def load_policy(
         getattr(network, "activation_checkpointing_enable", old)({"use_reentrant": False})
         network.enable_input_require_grads()
     module: nn.Module = network
-    if adapters is not None:
-        module = load_adapters(network, adapters, lora)
+    if files.adapters is not None:
+        module = load_adapters(network, files.adapters, lora)
     elif lora is not None:
         module = add_lora(network, lora, seed, found.spec)
     disable_dropout(module)
@@ -261,7 +243,53 @@ def load_policy(
         forbidden_ids=range(len(tokenizer), vocabulary),
         autocast=autocast,
     )
-    policy = Policy(denoiser.to(device), tokenizer, found, base, adapters is not None)
-    if kept is not None:
-        policy.defaults = kept
+    trained = files.adapters is not None
+    policy = Policy(denoiser.to(device), tokenizer, found, files.base, trained)
+    if files.defaults is not None:
+        policy.defaults = files.defaults
     return policy
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What a checkpoint says of itself, read before its weights.
+
+    Attributes:
+        base: folder of the whole model.
+        adapters: folder of the adapters that were asked for, or None.
+        defaults: of a policy that was saved with adapters, or None.
+        config: the content of config.json.
+        family: what the checkpoint's tokens mean.
+        tokenizer: fitted to the family.
+    """
+
+    base: Path
+    adapters: Path | None
+    defaults: dict[str, Any] | None
+    config: dict[str, Any]
+    family: Family
+    tokenizer: PreTrainedTokenizerBase
+
+
+def _read(path: str, mask_token_id: int | None, block_length: int | None) -> _Files:
+    folder = resolve_model_path(path)
+    adapters, base = None, folder
+    defaults: dict[str, Any] | None = None
+    if (folder / "adapter_config.json").is_file():
+        adapters, base = folder, resolve_model_path(base_of(folder))
+        if (folder / ADAPTER_DEFAULTS).is_file():
+            defaults = read_json(folder / ADAPTER_DEFAULTS, path)
+            told = defaults.pop("family", {})
+            block_length = block_length or told.get("block_length")
+            mask_token_id = told.get("mask_token_id") if mask_token_id is None else mask_token_id
+    config = read_json(base / "config.json", path)
+    spec = find_spec(config, path)
+    # An original config names too little; one of transformers' own must be right by itself.
+    tokenizer = None if spec.name == "native" else load_tokenizer(base, spec, path)
+    family = recognise(
+        config, path, tokenizer, mask_token_id=mask_token_id, block_length=block_length
+    )
+    if tokenizer is None:
+        tokenizer = load_tokenizer(base, spec, path)
+    fit_tokenizer(tokenizer, family, path)
+    return _Files(base, adapters, defaults, config, family, tokenizer)

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unmask.errors import in_one_line
+
 SAMPLE = Path(__file__).parent / "data" / "code_sample.jsonl"
 HUB_IDS = {
     "mbpp": ("google-research-datasets/mbpp", ("train", "validation", "test")),
@@ -89,7 +91,7 @@ def load_rows(source: str) -> list[dict[str, Any]]:
         parts = [datasets.load_dataset(hub_id, split=split or "train") for split in splits]
     except Exception as error:
         raise ValueError(
-            f"problems={source!r} cannot be read ({' '.join(str(error).split())[:160]}): choose "
+            f"problems={source!r} cannot be read ({in_one_line(error)}): choose "
             f"{', '.join(SOURCES)}, a JSON Lines file, or a hub id that can be reached"
         ) from error
     return [dict(row) for part in parts for row in part]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from unmask.errors import in_one_line
 from unmask.tasks.base import (
     answer_text,
     check_choice,
@@ -199,10 +200,9 @@ class ReasoningGym:
                 self.dataset, seed=base, size=total, **self.settings
             )
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
             raise ValueError(
                 f"reasoning_gym data set {self.dataset!r} with the settings {options} cannot be "
-                f"made: {reason}"
+                f"made: {in_one_line(error)}"
             ) from error
         candidates = (
             (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from unmask.errors import in_one_line
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -25,9 +27,8 @@ def load_hub(path: str, name: str | None, split: str, task: str) -> Dataset:
     try:
         return datasets.load_dataset(path, name, split=split)
     except Exception as error:
-        reason = " ".join(str(error).split())[:160].rstrip(".")
         raise ValueError(
-            f"task {task} reads {path} (split {split!r}) from the hub, which failed: {reason}; "
-            "give task.dataset=FILE in the same schema, or task.dataset=sample for the few "
-            "problems in the package"
+            f"task {task} reads {path} (split {split!r}) from the hub, which failed: "
+            f"{in_one_line(error)}; give task.dataset=FILE in the same schema, or "
+            "task.dataset=sample for the few problems in the package"
         ) from error

@@ -29,7 +29,7 @@ def gather_state(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Full trainable weights and optimizer state by parameter name, on the CPU.
 
-    Every rank must call this; only rank 0 gets the content where parameters are sharded.
+    Every rank must call this; only rank 0 gets the content.
 
     Returns:
         Weights by name; optimizer state as tensors by "name/key", and the `param_groups`.
@@ -40,6 +40,8 @@ def gather_state(
         # Asking for the state of an optimizer that has none would make it step, and leave a trace.
         return weights, {}
     nested: dict[str, Any] = dict(get_optimizer_state_dict(model, optimizer, options=options))
+    if not nested:  # not rank 0
+        return weights, {}
     state: dict[str, Any] = {
         f"{name}/{key}": value
         for name, values in nested["state"].items()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from unmask.errors import in_one_line
 from unmask.maskings import derive_seed
 
 if TYPE_CHECKING:
@@ -71,10 +72,9 @@ def load_dataset(name: str, split: str, text_columns: Sequence[str] = ()) -> Dat
         hub, _, configuration = name.partition(":")
         return datasets.load_dataset(hub, configuration or None, split=split)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"dataset {name!r} (split {split!r}) cannot be read: {reason}; give a JSON, CSV or "
-            "Parquet file, a folder of such files, or a hub id that can be reached"
+            f"dataset {name!r} (split {split!r}) cannot be read: {in_one_line(error)}; give "
+            "a JSON, CSV or Parquet file, a folder of such files, or a hub id that can be reached"
         ) from error
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unmask.errors import in_one_line
+
 RewardFunction = Callable[..., Sequence[float | None]]
 
 
@@ -51,7 +53,7 @@ def load_function(reference: str) -> RewardFunction:
         module = importlib.import_module(module_name)
     except Exception as error:
         raise RewardError(
-            f"reward.function={reference!r} cannot be imported ({_one_line(error)}): run where "
+            f"reward.function={reference!r} cannot be imported ({_told(error)}): run where "
             "the module can be found, install it, or mend it"
         ) from error
     function = getattr(module, name, None)
@@ -122,7 +124,7 @@ def _call(
             result = _awaited(result)
     except Exception as error:
         raise RewardError(
-            f"reward {term.name!r} raised {_one_line(error)}; it was given {len(completions)} "
+            f"reward {term.name!r} raised {_told(error)}; it was given {len(completions)} "
             f"completions and the columns {', '.join(columns) or 'none'}: return None for what "
             "cannot be scored"
         ) from error
@@ -160,5 +162,5 @@ def _number(name: str, row: int, value: Any, completion: Any) -> float | None:
     return number
 
 
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {in_one_line(error)}"

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from unmask.advantages import ADVANTAGES
-from unmask.config import AdvantageConfig, MismatchConfig
+from unmask.config import TrainConfig
 from unmask.generation import prompt_text
 from unmask.maskings import derive_seed
 from unmask.models.policy import Policy
 from unmask.sampling.sampler import OnStep
-from unmask.sampling.settings import Sampler
 from unmask.training.data import Example
 from unmask.training.mismatch import Mismatch
 from unmask.training.policy_gradient import Completions
-from unmask.training.rewards import RewardTerm
 from unmask.training.scoring import write_and_score
+
+if TYPE_CHECKING:
+    from unmask.training.setup import Problems
 
 
 @dataclass
@@ -87,51 +88,41 @@ class Rollout:
 
 def collect(
     policy: Policy,
+    problems: Problems,
+    config: TrainConfig,
     examples: Sequence[Example],
     first_sequence: int,
     *,
     rollout: int,
-    group_size: int,
-    sampler: Sampler,
-    reward: Sequence[RewardTerm],
-    exact: Callable[..., Sequence[float | None]] | None,
-    advantage: AdvantageConfig,
-    seed: int,
-    max_tokens: int,
-    mismatch: MismatchConfig,
     on_step: OnStep | None = None,
 ) -> Rollout:
-    """Sample `group_size` completions of each example and score them.
+    """Sample a recipe's number of completions of each example and score them.
 
     Args:
         policy: the model.
+        problems: what scores the completions.
+        config: how they are written, and how rewards become advantages.
         examples: this rank's prompts of the round.
         first_sequence: number of this rank's first completion in the whole round.
-        rollout: number of the round; with `seed` and a completion's number it decides its draws.
-        group_size: G.
-        sampler: the settings.
-        reward: terms of the reward.
-        exact: the exact verifier, or None.
-        advantage: how rewards become advantages.
-        seed: of the run.
-        max_tokens: padded tokens of one forward pass.
-        mismatch: what to measure and correct of an approximate sampler.
+        rollout: number of the round; with the seed and a completion's number it decides its draws.
         on_step: see `unmask.sampling.sampler.sample`.
 
     Raises:
         RewardError: see `unmask.training.rewards.score`.
     """
+    sampler, advantage = config.sampler, config.advantage
+    group_size, max_tokens = config.training.num_generations, config.training.tokens_per_pass
     repeated = [example for example in examples for _ in range(group_size)]
     sequence_ids = list(range(first_sequence, first_sequence + len(repeated)))
-    seeds = [derive_seed("rollout", seed, rollout, number) for number in sequence_ids]
-    gap = Mismatch(mismatch, sampler, seeds)
+    seeds = [derive_seed("rollout", config.seed, rollout, number) for number in sequence_ids]
+    gap = Mismatch(config.mismatch, sampler, seeds)
     scored = write_and_score(
         policy,
         repeated,
         sampler,
         seeds,
-        reward=reward,
-        exact=exact,
+        reward=problems.reward,
+        exact=problems.exact,
         max_tokens=max_tokens,
         on_step=on_step,
         on_reveal=gap.probe,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import ProjectConfiguration, broadcast_object_list
 from torch import Tensor, nn
@@ -39,7 +40,9 @@ class Run:
         for tracker in config.logging.trackers:
             _require_tracker(tracker)
         found: list[Any] = [None, None]
-        state = PartialState()
+        # Without an accelerator, accelerate joins the processes only where it is told so.
+        cpu = not torch.accelerator.is_available()
+        state = PartialState(cpu=cpu)
         _require_share(config, state.num_processes)
         if state.is_main_process:
             found = _find_folder(config)
@@ -49,6 +52,7 @@ class Run:
             raise path
         self.folder = RunFolder(path)
         self.accelerator = Accelerator(
+            cpu=cpu,
             log_with=config.logging.trackers or None,
             project_config=ProjectConfiguration(
                 project_dir=str(path), logging_dir=str(path / "tensorboard")

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.config import TrainConfig
-from unmask.models.policy import Policy, Prompt
+import torch
+
+from unmask.config import ModelConfig, SFTConfig, TrainConfig
+from unmask.models.policy import Policy, Prompt, load_policy
+from unmask.models.quantization import require_trainable
 from unmask.models.settings import LoRA
 from unmask.recipe import validate
 from unmask.tasks import Task, get_task
@@ -70,6 +73,25 @@ class Problems:
         size = config.sampler.block_length
         if policy.family.block_length and any(len(row.prompt_ids) % size for row in examples):
             config.sampler.require_two_steps()
+
+
+def load_for_training(config: TrainConfig | SFTConfig, device: torch.device) -> Policy:
+    """The recipe's policy, in the precision that it is trained in.
+
+    Raises:
+        ValueError: for a checkpoint that cannot be trained so.
+    """
+    model = config.model
+    require_trainable(model.lora, model.quantization)
+    settings = {name: getattr(model, name) for name in ModelConfig.model_fields}
+    if model.dtype == "auto" and model.lora is None:
+        settings["dtype"] = "float32"
+    return load_policy(
+        **settings,
+        autocast=torch.bfloat16 if config.training.precision == "bf16" else None,
+        seed=config.seed,
+        device=device,
+    )
 
 
 def task_of(config: TrainConfig) -> Task:

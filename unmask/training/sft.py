@@ -15,8 +15,7 @@ from unmask.estimators import DrawContext
 from unmask.maskings import derive_seed
 from unmask.models.denoiser import Denoiser
 from unmask.models.families import recognise
-from unmask.models.policy import Policy, load_policy
-from unmask.models.quantization import require_trainable
+from unmask.models.policy import Policy
 from unmask.models.tiny import build_network, build_tokenizer
 from unmask.objectives.base import ObjectiveInputs, Totals
 from unmask.objectives.maximum_likelihood import MaximumLikelihood
@@ -29,6 +28,7 @@ from unmask.training.optimization import build_optimizer, build_scheduler
 from unmask.training.policy_gradient import Completions, streamed_backward
 from unmask.training.run import Run
 from unmask.training.run_folder import peak_memory_bytes
+from unmask.training.setup import load_for_training
 from unmask.training.update import make_engine
 
 if TYPE_CHECKING:
@@ -78,20 +78,12 @@ class SupervisedTrainer:
             self._set_up()
             try:
                 self._loop()
+                return self._finish()
             except Preempted:
                 self._save()
                 raise
             finally:
                 self.run.close()
-        self.run.save_model(self.policy, self._model)
-        results = {
-            "loss": self._loss,
-            "steps": self._step,
-            "seconds": time.monotonic() - self._clock,
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
-        self.run.write_json("results.json", results)
-        return results
 
     def _set_up(self) -> None:
         config = self.config
@@ -191,6 +183,17 @@ class SupervisedTrainer:
         self._scheduler.step()
         return metrics
 
+    def _finish(self) -> dict[str, Any]:
+        self.run.save_model(self.policy, self._model)
+        results = {
+            "loss": self._loss,
+            "steps": self._step,
+            "seconds": time.monotonic() - self._clock,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        self.run.write_json("results.json", results)
+        return results
+
     def _save(self) -> None:
         self._seconds = time.monotonic() - self._clock
         weights, optimizer = checkpoint.gather_state(self._model, self._optimizer)
@@ -251,24 +254,13 @@ def _demonstrations(config: SFTConfig, task: Task) -> Dataset:
 
 def _load(config: SFTConfig, task: Task, device: torch.device) -> Policy:
     """The checkpoint to go on from, or a new tiny model with the task's vocabulary."""
-    autocast = torch.bfloat16 if config.training.precision == "bf16" else None
     if config.model.path is not None:
-        require_trainable(config.model.lora, config.model.quantization)
-        policy = load_policy(
-            config.model.path,
-            dtype="float32" if config.model.lora is None else "auto",
-            lora=config.model.lora,
-            mask_token_id=config.model.mask_token_id,
-            block_length=config.model.block_length,
-            quantization=config.model.quantization,
-            autocast=autocast,
-            seed=config.seed,
-            device=device,
-        )
+        policy = load_for_training(config, device)
     else:
         tokenizer = build_tokenizer(task.symbols)
         network = build_network(config.model.init, tokenizer, config.seed)
         family = recognise(network.config.to_dict(), "the new model")
+        autocast = torch.bfloat16 if config.training.precision == "bf16" else None
         denoiser = Denoiser(network, mask_token_id=family.mask_token_id, autocast=autocast)
         policy = Policy(denoiser.to(device), tokenizer, family, source=None)
     policy.defaults = {

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -17,8 +16,7 @@ from unmask.advantages import zero_std_fraction
 from unmask.config import TrainConfig
 from unmask.errors import Diverged, Preempted
 from unmask.evaluation.measuring import measure, measured_samplers, summarise
-from unmask.models.policy import Policy, load_policy
-from unmask.models.quantization import require_trainable
+from unmask.models.policy import Policy
 from unmask.models.reference import Reference
 from unmask.models.settings import LoRA
 from unmask.recipe import config_hash
@@ -32,7 +30,7 @@ from unmask.training.rewards import RewardFunction
 from unmask.training.rollout import Rollout, collect, summarise_records
 from unmask.training.run import Run
 from unmask.training.run_folder import peak_memory_bytes
-from unmask.training.setup import build_config, build_problems
+from unmask.training.setup import build_config, build_problems, load_for_training
 from unmask.training.update import Round, Updater
 from unmask.training.values import prompt_values
 
@@ -143,6 +141,7 @@ class Trainer:
             self._set_up()
             try:
                 self._loop()
+                return self._finish()
             except (Preempted, Diverged):
                 self._save()
                 raise
@@ -150,7 +149,6 @@ class Trainer:
                 for hook in self._hooks:
                     hook.remove()
                 self.run.close()
-        return self._finish()
 
     def _set_up(self) -> None:
         config = self.config
@@ -268,17 +266,11 @@ class Trainer:
         config, problems = self.config, self._problems
         rollout = collect(
             self.policy,
+            problems,
+            config,
             examples,
             first_sequence,
             rollout=self.progress.rollout,
-            group_size=config.training.num_generations,
-            sampler=config.sampler,
-            reward=problems.reward,
-            exact=problems.exact,
-            advantage=config.advantage,
-            seed=config.seed,
-            max_tokens=config.training.tokens_per_pass,
-            mismatch=config.mismatch,
             on_step=self._abort_if_asked,
         )
         if config.objective.value_samples:
@@ -457,29 +449,6 @@ class Trainer:
         """In one process, break off sampling: it is repeated exactly when the run goes on."""
         if self._interruption.requested and self.run.accelerator.num_processes == 1:
             raise Preempted(f"saved in {self.run.folder.path}")
-
-
-def load_for_training(config: TrainConfig, device: torch.device) -> Policy:
-    """The recipe's policy, in the precision that it is trained in."""
-    model = config.model
-    require_trainable(model.lora, model.quantization)
-    dtype = model.dtype
-    if dtype == "auto" and model.lora is None:
-        dtype = "float32"
-    return load_policy(
-        model.path,
-        family=model.family,
-        dtype=dtype,
-        attention=model.attention,
-        gradient_checkpointing=model.gradient_checkpointing,
-        lora=model.lora,
-        mask_token_id=model.mask_token_id,
-        block_length=model.block_length,
-        quantization=model.quantization,
-        autocast=torch.bfloat16 if config.training.precision == "bf16" else None,
-        seed=config.seed,
-        device=device,
-    )
 
 
 def score_of(result: Mapping[str, Mapping[str, Any]]) -> float | None:
