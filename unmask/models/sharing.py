@@ -173,23 +173,33 @@ class _Attention:
         if strips is None:
             return attend(module, query, key, value, attention_mask, **kwargs)
         kwargs["is_causal"] = False
+        parts, num_blocks = strips.strips, len(strips.order)
+        mine = _gather(query, [part.queries for part in parts], num_blocks)
+        keys, values = (
+            _gather(states, [part.keys for part in parts], num_blocks) for states in (key, value)
+        )
         found = []
-        for part in strips.strips:
-            mine = _take(query, part.queries, len(strips.order))
-            seen = [_take(states, part.keys, len(strips.order)) for states in (key, value)]
-            states, _ = attend(module, mine, *seen, part.allowed, **kwargs)
-            found.append(states.reshape(part.queries.numel(), -1))
-        heads = query.shape[1]
-        states = embedding(strips.order, torch.cat(found))
-        return states.view(1, query.shape[2], heads, -1), None
+        for part, *states in zip(parts, mine, keys, values, strict=True):
+            output, _ = attend(module, *states, part.allowed, **kwargs)
+            found.append(output.reshape(part.queries.numel(), -1))
+        output = embedding(strips.order, torch.cat(found))
+        return output.view(1, query.shape[2], query.shape[1], -1), None
 
 
-def _take(states: Tensor, blocks: Tensor, num_blocks: int) -> Tensor:
-    """States [R, heads, K * block length, size] of blocks [R, K], of [1, heads, T, size]."""
+def _gather(states: Tensor, blocks: list[Tensor], num_blocks: int) -> list[Tensor]:
+    """States [R, heads, K * block length, size] of blocks [R, K] each, of [1, heads, T, size].
+
+    All at once: the gradient of every gathering is as large as `states`.
+    """
     _, heads, _, size = states.shape
     # An embedding adds gradients up faster than an index does.
-    found = embedding(blocks, states[0].transpose(0, 1).reshape(num_blocks, -1))
-    return found.view(len(blocks), -1, heads, size).transpose(1, 2)
+    rows = states.transpose(1, 2).reshape(num_blocks, -1)
+    found = embedding(torch.cat([part.flatten() for part in blocks]), rows)
+    pieces = found.split([part.numel() for part in blocks])
+    return [
+        piece.reshape(len(part), -1, heads, size).transpose(1, 2)
+        for piece, part in zip(pieces, blocks, strict=True)
+    ]
 
 
 def _eager_of(module: nn.Module) -> Any:
