@@ -1,10 +1,12 @@
-"""The plain path that the benches compare with: full logits, all draws in one graph."""
+"""What the benches compare with: full logits and all draws in one graph, one row per view."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from unmask.models.attention import positions_of
+from unmask.models.denoiser import Denoiser
 from unmask.sampling.settings import Sampler
 
 
@@ -37,6 +39,31 @@ def plain_logprobs(
     targets = completion.repeat_interleave(views, dim=0).unsqueeze(-1)
     logp = logits.log_softmax(-1).gather(-1, targets).squeeze(-1)
     return logp.view(batch, views, length)
+
+
+class OneRowPerView(Denoiser):
+    """Block-causal likelihoods of [noisy ; clean] rows under a dense mask, nothing shared.
+
+    The noisy half begins with the first block that has a scored token; prompts without padding.
+    """
+
+    def _at(
+        self, ids: Tensor, attention_mask: Tensor | None, scored: Tensor, targets: Tensor | None
+    ) -> Tensor:
+        assert self.block_length is not None and attention_mask is None and targets is not None
+        clean = torch.where(ids == self.mask_token_id, targets, ids)
+        rows, columns = scored.nonzero(as_tuple=True)
+        start = int(columns.min()) // self.block_length * self.block_length
+        positions = positions_of(None, ids)
+        both = torch.cat([positions[:, start:], positions], dim=1)
+        block, noisy = both // self.block_length, torch.zeros_like(both, dtype=torch.bool)
+        noisy[:, : ids.shape[1] - start] = True
+        query, key = block[:, :, None], block[:, None, :]
+        from_noisy = torch.where(noisy[:, None, :], key == query, key < query)
+        from_clean = ~noisy[:, None, :] & (key <= query)
+        allowed = torch.where(noisy[:, :, None], from_noisy, from_clean)[:, None]
+        hidden = self._decode(torch.cat([ids[:, start:], clean], dim=1), both, allowed)
+        return hidden[rows, columns - start]
 
 
 @torch.no_grad()

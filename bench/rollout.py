@@ -5,7 +5,9 @@ python bench/rollout.py --mismatch   # speed, mismatch and accuracy of each mode
 
 The plain loop asks for the logits of all positions, draws float64 noise for them and always writes
 the whole canvas. Its steps cost the same, so it is stopped after a few and scaled up; the exact
-mode is timed over one whole block, by letting every token close a sequence.
+mode is timed over one whole block, by letting every token close a sequence. The same network with
+block-causal attention is timed with and without its exact cache, and the prompts that go into the
+cache with and without their groups sharing them.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ REAL_VOCABULARY = 126_464
 NUM_BLOCKS = 4
 RANDOM = ["equal plain", "equal exact", "equal prefix", "equal dual"]
 MIXED = ["mixed plain", "mixed exact"]
+BLOCKS = ["blocks none", "blocks dual"]
+PREFILL = ["blocks apart", "blocks together"]
 
 
 def child(args: argparse.Namespace) -> None:
@@ -48,7 +52,8 @@ def child(args: argparse.Namespace) -> None:
         steps=args.length // 2,
         temperature=0.9,
     )
-    denoiser: Any = Denoiser(network, mask_token_id=mask_id)
+    block = args.length // NUM_BLOCKS if kind == "blocks" else None
+    denoiser: Any = Denoiser(network, mask_token_id=mask_id, block_length=block)
     every_token = list(range(args.vocabulary))
 
     def plain(steps: int) -> None:
@@ -58,7 +63,17 @@ def child(args: argparse.Namespace) -> None:
         seeds = torch.arange(len(prompt), device=device)
         return sample(denoiser, prompt, mask, seeds, settings, eos_ids=eos_ids)
 
-    if detail == "plain":
+    def prefill() -> None:
+        cache, ids = denoiser.new_cache(), prompt.clone()
+        if detail == "apart":
+            ids[:, 0] = torch.arange(len(ids))
+        cache.realign(torch.arange(0, device=device), 0, len(ids))
+        new = torch.ones(len(ids), dtype=torch.bool, device=device)
+        denoiser.prefill(ids, None, new, ids.shape[1], cache)
+
+    if detail in ("apart", "together"):
+        result = measure(prefill, args.repeats, device)
+    elif detail == "plain":
         steps = args.plain_steps
         result = measure(lambda: plain(steps), args.repeats, device, warm_up=lambda: plain(1))
         result["seconds"] *= sampler.steps / steps
@@ -116,11 +131,15 @@ def prompts(args: argparse.Namespace, mixed: bool) -> tuple[torch.Tensor, torch.
 def random_model(args: argparse.Namespace) -> None:
     """The tables of the random model."""
     base = shared(args, "prompt", "length", "group", "plain_steps", "eos_every")
-    names = [*RANDOM, *MIXED, "equal stop"]
+    names = [*RANDOM, *MIXED, "equal stop", *BLOCKS, *PREFILL]
     found = run_variants(__file__, [base | {"variant": name} for name in names], rounds=args.rounds)
     rows = dict(zip(names, found, strict=True))
     compare("equal prompt lengths", RANDOM, [rows[name] for name in RANDOM])
     compare("mixed prompt lengths", MIXED, [rows[name] for name in MIXED])
+    title = f"block-causal in blocks of {args.length // NUM_BLOCKS}: cache"
+    compare(title, BLOCKS, [rows[name] for name in BLOCKS])
+    title = f"block-causal: prompts into the cache, {args.group} completions of each"
+    compare(title, PREFILL, [rows[name] for name in PREFILL])
     exact, needed = rows["equal exact"], rows["equal stop"]["needed"]
     share = rows["equal stop"]["seconds"] / exact["seconds"]
     print_table(

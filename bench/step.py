@@ -1,9 +1,10 @@
 """Likelihood and backward of one ESPO update against cross-entropy on the logits of all positions.
 
-python bench/step.py            # equal and mixed prompt lengths, memory; --quick for seconds
+python bench/step.py            # equal and mixed prompt lengths, blocks, memory; --quick: seconds
 
 The plain way takes the logits of prompt and completion for all draws in one graph, with every
-prompt padded to the longest.
+prompt padded to the longest. On a block-causal network, a row per view is compared with a pass in
+which the group's prompt and each completion's clean blocks run once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 from harness import compare, measure, parser, report, run_variants, shared
-from reference import random_llama
+from reference import OneRowPerView, random_llama
 from torch.nn.functional import cross_entropy
 
 from unmask.estimators import ELBO, DrawContext
@@ -22,6 +23,7 @@ from unmask.objectives import ESPO, ObjectiveInputs, Totals
 from unmask.training.policy_gradient import Completions, streamed_backward
 
 VARIANTS = ["plain", "one pass", "streamed"]
+BLOCKS = ["row per view", "shared", "shared, streamed"]
 
 
 def child(args: argparse.Namespace) -> None:
@@ -37,6 +39,8 @@ def child(args: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(1)
     width = int(sizes.max())
     prompt = torch.randint(mask_id, (batch, width), generator=generator).to(device)
+    if lengths == "blocks":
+        prompt = prompt[:1].expand(batch, -1).contiguous()
     mask = (torch.arange(width) >= width - sizes[:, None]).long().to(device)
     completion = torch.randint(mask_id, (batch, args.length), generator=generator).to(device)
     context = DrawContext(
@@ -79,8 +83,10 @@ def child(args: argparse.Namespace) -> None:
         logp = -loss.view(batch, views, -1)[..., -args.length :]
         objective(inputs(logp)).loss.backward()
 
-    denoiser = Denoiser(network, mask_token_id=mask_id)
-    rows = batch * (maskings.num_views if variant == "one pass" else 1)
+    block_length = args.block if lengths == "blocks" else None
+    kind = OneRowPerView if variant == "row per view" else Denoiser
+    denoiser = kind(network, mask_token_id=mask_id, block_length=block_length)
+    rows = batch * (1 if variant.endswith("streamed") else maskings.num_views)
 
     def ours() -> None:
         network.zero_grad(set_to_none=False)
@@ -104,6 +110,7 @@ def main() -> None:
     options.add_argument("--prompt", type=int, default=64)
     options.add_argument("--length", type=int, default=128)
     options.add_argument("--draws", type=int, default=2, help="coupled pairs of views")
+    options.add_argument("--block", type=int, default=32, help="of the block-causal network")
     options.add_argument("--memory-vocabulary", type=int, default=32_768)
     options.add_argument("--quick", action="store_true")
     args = options.parse_args()
@@ -111,11 +118,14 @@ def main() -> None:
         return child(args)
     if args.quick:
         vars(args).update(hidden=64, layers=2, length=32, prompt=16, memory_vocabulary=8192)
-    base = shared(args, "batch", "prompt", "length", "draws")
-    for lengths in ("equal", "mixed"):
-        variants = [base | {"variant": f"{lengths} {name}"} for name in VARIANTS]
+    base = shared(args, "batch", "prompt", "length", "draws", "block")
+    titles = {"equal": "equal prompt lengths", "mixed": "mixed prompt lengths"}
+    titles["blocks"] = f"blocks of {args.block}, {args.batch} completions of one prompt"
+    for lengths, title in titles.items():
+        names = BLOCKS if lengths == "blocks" else VARIANTS
+        variants = [base | {"variant": f"{lengths} {name}"} for name in names]
         found = run_variants(__file__, variants, rounds=args.rounds, steady=True)
-        compare(f"{lengths} prompt lengths", VARIANTS, found)
+        compare(title, names, found)
     # So thin a network that logits make up the memory.
     thin = base | {"hidden": 32, "layers": 1, "vocabulary": args.memory_vocabulary}
     variants = [thin | {"variant": f"equal {name}"} for name in VARIANTS]

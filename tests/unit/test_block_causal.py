@@ -10,10 +10,11 @@ import torch
 from golden_families import expected, load, meta
 from torch import Tensor
 
-from unmask.models.attention import as_understood, block_causal, noisy_and_clean, positions_of
+from unmask.models.attention import as_understood, block_causal, positions_of
 from unmask.models.denoiser import Denoiser
 from unmask.models.policy import Policy
 from unmask.models.settings import Promising
+from unmask.models.sharing import lay_out
 
 BLOCKS = {"sdar": 4, "llada2": 8}
 
@@ -183,16 +184,25 @@ def test_blocks_are_counted_from_the_first_real_token() -> None:
 
 
 def test_a_noisy_block_sees_itself_and_the_clean_blocks_before_it() -> None:
-    positions = torch.tensor([[0, 1, 2, 3]])
-    assert noisy_and_clean(positions, torch.tensor([2, 3]), 2)[0, 0].int().tolist() == [
-        # noisy 2, 3; clean 0, 1, 2, 3
-        [1, 1, 1, 1, 0, 0],
-        [1, 1, 1, 1, 0, 0],
+    ids, clean = torch.tensor([[0, 5, 0, 0]]), torch.tensor([[4, 5, 6, 7]])
+    scored = torch.tensor([[True, False, False, True]])
+    layout = lay_out(ids, clean, positions_of(None, ids), scored, 2)
+    # The first block as it is, then both as they are hidden.
+    assert layout.ids.tolist() == [[4, 5, 0, 5, 0, 0]]
+    assert layout.positions.tolist() == [[0, 1, 0, 1, 2, 3]]
+    assert layout.wanted.tolist() == [2, 5]
+    first, second = layout.strips
+    assert first.queries.tolist() == first.keys.tolist() == [[0]]
+    assert first.allowed is None
+    assert second.queries.tolist() == [[1, 2]]
+    assert second.keys.tolist() == [[0, 1, 2]]
+    assert second.allowed[0, 0].int().tolist() == [
         [0, 0, 1, 1, 0, 0],
         [0, 0, 1, 1, 0, 0],
-        [0, 0, 1, 1, 1, 1],
-        [0, 0, 1, 1, 1, 1],
+        [1, 1, 0, 0, 1, 1],
+        [1, 1, 0, 0, 1, 1],
     ]
+    assert layout.order.tolist() == [0, 1, 2]
 
 
 def test_an_attention_without_such_masks_is_refused() -> None:

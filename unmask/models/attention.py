@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Before the name of an attention implementation: it runs in strips where a pass says so.
+IN_STRIPS = "in_strips_"
+
 
 def positions_of(attention_mask: Tensor | None, ids: Tensor) -> Tensor:
     """Positions counted from each row's first real token, padding at -1: int64 [N, T].
@@ -37,33 +40,6 @@ def block_causal(positions: Tensor, block_length: int) -> Tensor:
     return _with_self(allowed)[:, None]
 
 
-def noisy_and_clean(positions: Tensor, noisy_columns: Tensor, block_length: int) -> Tensor:
-    """The mask of one pass over [noisy ; clean] (block diffusion, arXiv 2503.09573, section 3).
-
-    A noisy token attends to the noisy tokens of its block and to the clean ones of earlier blocks;
-    a clean token to the clean ones of its block and of earlier ones. So every block is predicted
-    from itself as it is hidden and from what precedes it as it is.
-
-    Args:
-        positions: int64 [N, T] of the clean half, -1 = padding.
-        noisy_columns: int64 [S], the columns that the noisy half repeats.
-        block_length: tokens per block.
-
-    Returns:
-        bool [N, 1, S + T, S + T].
-    """
-    block = torch.div(positions, block_length, rounding_mode="floor")
-    block = torch.cat([block[:, noisy_columns], block], dim=1)
-    real = torch.cat([positions[:, noisy_columns], positions], dim=1) >= 0
-    noisy = torch.zeros_like(block[0], dtype=torch.bool)
-    noisy[: len(noisy_columns)] = True
-    query, key = block[:, :, None], block[:, None, :]
-    from_noisy = torch.where(noisy[None, None, :], key == query, key < query)
-    from_clean = ~noisy[None, None, :] & (key <= query)
-    allowed = torch.where(noisy[None, :, None], from_noisy, from_clean)
-    return _with_self(allowed & real[:, None, :] & real[:, :, None])[:, None]
-
-
 def as_understood(allowed: Tensor, implementation: str, dtype: torch.dtype) -> Any:
     """The mask in the form that an attention implementation takes.
 
@@ -75,6 +51,7 @@ def as_understood(allowed: Tensor, implementation: str, dtype: torch.dtype) -> A
     Raises:
         ValueError: if the implementation takes no mask of this kind.
     """
+    implementation = implementation.removeprefix(IN_STRIPS)
     if implementation == "sdpa":
         return allowed
     if implementation == "eager":

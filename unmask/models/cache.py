@@ -23,12 +23,15 @@ class Span:
         first: int64 [n], the first recomputed column of each; None = a whole pass.
         count: recomputed columns of each.
         width: columns of a sequence.
+        copies: int64 [n], for columns that several rows have in common: the row of the pass that
+            each takes, which attends to itself alone; None = each its own.
     """
 
     rows: Tensor | None
     first: Tensor | None
     count: int
     width: int
+    copies: Tensor | None = None
 
     @property
     def columns(self) -> Tensor | None:
@@ -51,6 +54,13 @@ class SpanCache(Cache):
         super().__init__(layers=list(self._spans))
         self.span: Span | None = None
         self.num_rows = 0
+
+    def copy(self, sources: Tensor, rows: Tensor, count: int) -> None:
+        """Give rows the first `count` columns of others, int64 [n] both."""
+        for layer in self._spans:
+            for states in (layer.keys, layer.values):
+                assert states is not None
+                states[rows, :, :count] = states[sources, :, :count]
 
     def realign(self, kept: Tensor, cut: int, num_new: int) -> None:
         """Keep some rows without their first `cut` columns; new rows come behind, still empty.
@@ -102,6 +112,9 @@ class _SpanLayer(DynamicLayer):
             _, heads, _, size = states.shape
             stored = states.new_zeros(self._cache.num_rows, heads, span.width, size)
             setattr(self, name, stored)
+        if span.copies is not None:
+            stored[span.rows, :, : span.count] = states[span.copies]
+            return states
         if columns is None:
             stored[span.rows] = states
             return states

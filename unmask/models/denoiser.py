@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from unmask.models.attention import as_understood, block_causal, noisy_and_clean, positions_of
+from unmask.models.attention import as_understood, block_causal, positions_of
 from unmask.models.cache import Span, SpanCache
 from unmask.models.settings import Promising
+from unmask.models.sharing import Layout, attend_in_strips, lay_out
 
 
 class Denoiser(nn.Module):
@@ -119,7 +120,8 @@ class Denoiser(nn.Module):
         """log p(targets | ids) at the scored positions, nothing else.
 
         In a block-causal network the blocks before that of a position are given as they are, their
-        hidden tokens filled in from `targets`: one pass over [noisy ; clean] for all blocks.
+        hidden tokens filled in from `targets`: one pass for all blocks of all rows, in which what
+        rows have in common runs once; see `unmask.models.sharing`.
 
         Args:
             ids: int [N, T], with mask tokens in place of what is hidden.
@@ -184,6 +186,53 @@ class Denoiser(nn.Module):
         return SpanCache(self.causal_lm.config.num_hidden_layers)
 
     @torch.no_grad()
+    def prefill(
+        self,
+        ids: Tensor,
+        attention_mask: Tensor | None,
+        new: Tensor,
+        width: int,
+        cache: SpanCache,
+    ) -> None:
+        """Put the prompts of new rows of a block-causal network into the cache, each of them once.
+
+        The first span of a row must begin at the start of its first block that is not all prompt.
+
+        Args:
+            ids: int [N, T].
+            attention_mask: [N, T] or None.
+            new: bool [N], the rows that the cache does not hold yet.
+            width: columns of the prompts.
+            cache: of N rows, realigned.
+        """
+        assert self.block_length is not None
+        prompts = ids[:, :width]
+        mask = torch.ones_like(prompts) if attention_mask is None else attention_mask[:, :width]
+        _, which = torch.stack([prompts * mask, mask], 1).unique(dim=0, return_inverse=True)
+        numbers = torch.arange(len(ids), device=ids.device)
+        # One row for each prompt, out of those that are there already if any is.
+        order = torch.cat([new.nonzero(), (~new).nonzero()]).squeeze(-1)
+        source = torch.zeros_like(which)
+        for row in order.tolist():
+            source[which[row]] = row
+        source = source[which]
+        known = new & ~new[source]
+        first = (new & (source == numbers)).nonzero().squeeze(-1)
+        if len(first):
+            place = torch.zeros_like(numbers)
+            place[first] = torch.arange(len(first), device=ids.device)
+            rows = (new & ~known).nonzero().squeeze(-1)
+            cache.span = Span(
+                rows, torch.zeros_like(rows), width, ids.shape[1], place[source[rows]]
+            )
+            positions = positions_of(mask[first], prompts[first])
+            self._decode(
+                prompts[first], positions, block_causal(positions, self.block_length), cache
+            )
+        if bool(known.any()):
+            cache.copy(source[known], numbers[known], width)
+
+    @torch.no_grad()
     def states(
         self,
         ids: Tensor,
@@ -193,7 +242,7 @@ class Denoiser(nn.Module):
         *,
         cache: SpanCache | None = None,
         cached_rows: Tensor | None = None,
-        span: tuple[Tensor, int] | None = None,
+        span: tuple[Tensor, Tensor | int] | None = None,
     ) -> Tensor:
         """What `logits` turns into logits, at S places of ids.
 
@@ -205,7 +254,8 @@ class Denoiser(nn.Module):
             cache: kept keys and values; None computes all of them.
             cached_rows: int64 [N], rows of the cache; None = all.
             span: first column, int64 [N], and number of the columns to compute, which take the
-                keys and values of the others from the cache; None = all, into the cache.
+                keys and values of the others from the cache; None = all, into the cache. A
+                block-causal network also takes a number for each row, int64 [N].
 
         Returns:
             [S, H].
@@ -213,10 +263,11 @@ class Denoiser(nn.Module):
         source = self._source(columns)
         if cache is None:
             return self._hidden_states(ids, attention_mask)[rows, source]
+        computed = None
         if span is not None:
-            span = self._span(span, ids, attention_mask)
-            source = source - span[0][rows]
-        return self._hidden_states(ids, attention_mask, cache, cached_rows, span)[rows, source]
+            computed = self._span(span, ids, attention_mask)
+            source = source - computed[0][rows]
+        return self._hidden_states(ids, attention_mask, cache, cached_rows, computed)[rows, source]
 
     @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:
@@ -278,20 +329,24 @@ class Denoiser(nn.Module):
         return self._decode(ids, positions, mask, cache)
 
     def _span(
-        self, span: tuple[Tensor, int], ids: Tensor, attention_mask: Tensor | None
+        self, span: tuple[Tensor, Tensor | int], ids: Tensor, attention_mask: Tensor | None
     ) -> tuple[Tensor, int]:
         """The columns that a pass must compute so that a span of columns can be read from it."""
         first, count = span
         width = ids.shape[1]
+        if self.block_length is not None:
+            # All of a block sees what is revealed in it. Any column more does no harm: what is
+            # before a block does not depend on it, so that this cache is exact.
+            ends = torch.stack([first, first + count - 1], dim=1)
+            places = positions_of(attention_mask, ids).gather(1, ends)
+            blocks = places // self.block_length
+            first = first - places[:, 0] % self.block_length
+            count = int((blocks[:, 1] - blocks[:, 0] + 1).max()) * self.block_length
+            count = min(count, width)
+        assert isinstance(count, int)
         if self.shift:
             # The first column is predicted from the one before it.
             first, count = first - 1, count + 1
-        elif self.block_length is not None:
-            # All of a block sees what is revealed in it. Any column more does no harm: what is
-            # before a block does not depend on it, so that this cache is exact.
-            positions = positions_of(attention_mask, ids).gather(1, first.unsqueeze(-1)).squeeze(-1)
-            first = first - positions % self.block_length
-            count = min(count + 2 * (self.block_length - 1), width)
         return first.clamp(min=0, max=width - count), count
 
     def _decode(
@@ -300,11 +355,17 @@ class Denoiser(nn.Module):
         positions: Tensor | None,
         mask: Tensor | None,
         cache: SpanCache | None = None,
+        layout: Layout | None = None,
     ) -> Tensor:
         decoder = self.causal_lm.get_decoder()
+        in_strips = {}
         if mask is not None and mask.dim() == 4:
             dtype = self.autocast or next(decoder.parameters()).dtype
-            mask = as_understood(mask, decoder.config._attn_implementation, dtype)
+            implementation = decoder.config._attn_implementation
+            mask = as_understood(mask, implementation, dtype)
+            if layout is not None:
+                attend_in_strips(decoder)
+                in_strips["strips"] = layout.as_understood(implementation, dtype)
         # One context per pass: autocast's weight cache must not carry over from a pass without a
         # graph into one with a graph.
         with torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None):
@@ -314,6 +375,7 @@ class Denoiser(nn.Module):
                 position_ids=None if positions is None else positions.clamp(min=0),
                 past_key_values=cache,
                 use_cache=cache is not None,
+                **in_strips,
             ).last_hidden_state
 
     def _project(self, hidden: Tensor) -> Tensor:
@@ -339,14 +401,10 @@ class Denoiser(nn.Module):
             return self._hidden_states(ids, attention_mask)[rows, self._source(columns)]
         clean = ids if targets is None else torch.where(ids == self.mask_token_id, targets, ids)
         positions = positions_of(attention_mask, ids)
-        start = _first_noisy_column(positions, rows, columns, self.block_length)
-        noisy = torch.arange(start, ids.shape[1], device=ids.device)
-        hidden = self._decode(
-            torch.cat([ids[:, start:], clean], dim=1),
-            torch.cat([positions[:, start:], positions], dim=1),
-            noisy_and_clean(positions, noisy, self.block_length),
-        )
-        return hidden[rows, columns - start]
+        layout = lay_out(ids, clean, positions, scored, self.block_length)
+        # The strips have the masks; another one keeps transformers from making its own.
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device)
+        return self._decode(layout.ids, layout.positions, mask, layout=layout)[0, layout.wanted]
 
     def _chunks(self, count: int) -> list[slice]:
         """At least one, so that every pass uses the vocabulary projection."""
@@ -361,10 +419,3 @@ class Denoiser(nn.Module):
             others = logits.gather(-1, candidates.clamp(min=0)).masked_fill(left_out, -torch.inf)
             logits = torch.cat([chosen, others], dim=-1)
         return chosen.squeeze(-1) - logits.logsumexp(-1)
-
-
-def _first_noisy_column(positions: Tensor, rows: Tensor, columns: Tensor, block_length: int) -> int:
-    """Where the first block with a scored token begins, over all rows."""
-    if not len(columns):
-        return positions.shape[1] - 1
-    return int((columns - positions[rows, columns] % block_length).min())

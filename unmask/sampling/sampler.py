@@ -7,17 +7,18 @@ sequence in flight goes through its own blocks and steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from unmask.sampling.blocks import Blocks
 from unmask.sampling.draws import Draws, draw
 from unmask.sampling.flight import Flight
 from unmask.sampling.noise import uniform
-from unmask.sampling.rules import num_reveals, tokens_per_step
+from unmask.sampling.rules import num_reveals
 from unmask.sampling.settings import Sampler
 
 OnStep = Callable[[int, Tensor, Tensor], None]
@@ -25,6 +26,8 @@ OnStep = Callable[[int, Tensor, Tensor], None]
 
 class Proposer(Protocol):
     """What the sampler needs of a model; `unmask.models.denoiser.Denoiser` is one.
+
+    A block-causal one also says its `block_length`, and has `prefill` for caches.
 
     Attributes:
         mask_token_id: the token that stands for "hidden".
@@ -86,7 +89,7 @@ class Reveal:
     Attributes:
         flight: the sequences.
         step: int64 [N], the step of each.
-        window: int64 [N, K], the active block's positions in the completion.
+        window: int64 [N, K], positions in the completion that hold the active block.
         revealed: bool [N, K].
         tokens: int64 [N, K], meaningful where revealed.
         logits: what was sampled from, float32 [S, V], of the hidden positions given by number.
@@ -145,7 +148,8 @@ def sample(
         The completions; see `Samples`.
 
     Raises:
-        ValueError: if the model's logits are not finite.
+        ValueError: if the model's logits are not finite, or if `steps` does not suffice for blocks
+            that prompts split.
     """
     batch, device = prompt_ids.shape[0], prompt_ids.device
     length, mask_id = sampler.gen_length, proposer.mask_token_id
@@ -153,18 +157,17 @@ def sample(
     step_map = torch.full_like(canvas, sampler.steps)
     confidence = torch.ones(batch, length, device=device)
     probability = torch.ones_like(confidence)
-    per_block = sampler.steps // sampler.num_blocks
-    schedule = torch.tensor(tokens_per_step(sampler.block_length, per_block), device=device)
-    within = torch.arange(sampler.block_length, device=device)
+    blocks = Blocks(sampler, _surplus(proposer, prompt_ids, prompt_mask, sampler))
     flight = Flight(prompt_ids.long(), prompt_mask, sampler, mask_id, max_tokens)
-    passes = _Passes(proposer, sampler)
+    passes = _Passes(proposer, sampler, blocks)
     closed: Tensor | None = None
     num_forwards = 0
     while flight.replace(closed, *passes.caches):
-        step = flight.block * per_block + flight.offset
-        window = flight.block.unsqueeze(-1) * sampler.block_length + within
+        where = flight.rows, flight.block
+        step = blocks.step(*where, flight.offset)
+        window, inside = blocks.window(*where)
         columns = window + (flight.width - length)
-        hidden = flight.ids.gather(1, columns) == mask_id
+        hidden = inside & (flight.ids.gather(1, columns) == mask_id)
         at, places = hidden.nonzero(as_tuple=True)
         logits = passes.logits(flight, at, columns[at, places])
         num_forwards += len(flight) * (2 if sampler.cfg_scale else 1)
@@ -178,7 +181,8 @@ def sample(
             sampler,
         )
         _require_finite(drawn.confidence, step)
-        revealed = _select(drawn, hidden, schedule[flight.offset], sampler)
+        scheduled = blocks.scheduled(*where, flight.offset)
+        revealed = _select(drawn, hidden, scheduled, sampler)
         if on_reveal is not None:
             tokens = _spread(drawn.tokens, hidden, mask_id)
             index = _spread(torch.arange(len(at), device=device), hidden, 0)
@@ -193,7 +197,7 @@ def sample(
         finished = ~(hidden & ~revealed).any(-1)
         flight.offset = (flight.offset + 1).masked_fill(finished, 0)
         flight.block = flight.block + finished
-        closed = flight.block == sampler.num_blocks
+        closed = flight.block == blocks.count[flight.rows]
         if sampler.early_stop and eos_ids:
             closed |= finished & _is_any(flight.ids[:, -length:], eos_ids).any(-1)
         if on_step is not None:
@@ -224,9 +228,11 @@ def guide(logits: Sequence[Tensor], cfg_scale: float) -> Tensor:
 class _Passes:
     """Runs the model over the sequences in flight, with guidance and caches where asked for."""
 
-    def __init__(self, proposer: Any, sampler: Sampler) -> None:
+    def __init__(self, proposer: Any, sampler: Sampler, blocks: Blocks) -> None:
         self._proposer = proposer
         self._sampler = sampler
+        self._blocks = blocks
+        self._block_causal = getattr(proposer, "block_length", None) is not None
         cached = sampler.cache != "none"
         # Guidance has its own cache: of the sequences without their prompts.
         self.caches = [proposer.new_cache() for _ in self._variants] if cached else []
@@ -256,6 +262,12 @@ class _Passes:
     ) -> Tensor:
         if not self.caches:
             return self._proposer.states(ids, flight.attention, rows, columns)
+        cache = self.caches[variant]
+        if self._block_causal:
+            new = (flight.block == 0) & (flight.offset == 0)
+            prompt = flight.width - flight.canvas_length
+            if bool(new.any()):
+                self._proposer.prefill(ids, flight.attention, new, prompt, cache)
         states: Tensor | None = None
         for group, span in self._groups(flight):
             whole = len(group) == len(flight)
@@ -267,7 +279,7 @@ class _Passes:
                 flight.attention if whole or flight.attention is None else flight.attention[group],
                 place[rows][mine],
                 columns[mine],
-                cache=self.caches[variant],
+                cache=cache,
                 cached_rows=None if whole else group,
                 span=span,
             )
@@ -279,22 +291,46 @@ class _Passes:
         assert states is not None
         return states
 
-    def _groups(self, flight: Flight) -> list[tuple[Tensor, tuple[Tensor, int] | None]]:
+    def _groups(
+        self, flight: Flight
+    ) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor | int] | None]]:
         """Rows that compute equally many columns: all at the first step of a block, later a span.
 
         A span begins at the active block and ends behind it (dual), or with the canvas (prefix).
         """
-        size, canvas = self._sampler.block_length, self._sampler.gen_length
-        first = flight.width - canvas + flight.block * size
-        counts = torch.full_like(first, size)
+        canvas = self._sampler.gen_length
+        first = self._blocks.begin(flight.rows, flight.block)
+        fresh = flight.offset == 0
+        start = flight.width - canvas
+        if self._block_causal:
+            # What is behind a block is never needed, and before it all is kept but the block that
+            # is finished now: it was computed while tokens of it were hidden.
+            end = self._blocks.begin(flight.rows, flight.block + 1).clamp(max=canvas)
+            before = self._blocks.begin(flight.rows, flight.block - 1)
+            first = torch.where(fresh, before, first)
+            for wanted in (fresh & (flight.block > 0), ~fresh | (flight.block == 0)):
+                group = wanted.nonzero().squeeze(-1)
+                if len(group):
+                    yield group, (first[group] + start, (end - first)[group])
+            return
+        counts = torch.full_like(first, self._sampler.block_length)
         if self._sampler.cache == "prefix":
-            counts = flight.width - first
-        counts = counts.masked_fill(flight.offset == 0, 0)
-        groups: list[tuple[Tensor, tuple[Tensor, int] | None]] = []
+            counts = canvas - first
+        counts = counts.masked_fill(fresh, 0)
         for count in counts.unique().tolist():
             group = (counts == count).nonzero().squeeze(-1)
-            groups.append((group, (first[group], count) if count else None))
-        return groups
+            yield group, (first[group] + start, count) if count else None
+
+
+def _surplus(
+    proposer: Any, prompt_ids: Tensor, prompt_mask: Tensor | None, sampler: Sampler
+) -> Tensor:
+    """Prompt tokens in the block of the first completion token, int64 [B]: 0 without blocks."""
+    lengths = prompt_ids.new_full((len(prompt_ids),), prompt_ids.shape[1], dtype=torch.int64)
+    if prompt_mask is not None:
+        lengths = prompt_mask.sum(-1)
+    block_causal = getattr(proposer, "block_length", None) is not None
+    return lengths % (sampler.block_length if block_causal else 1)
 
 
 def _select(drawn: Draws, hidden: Tensor, scheduled: Tensor, sampler: Sampler) -> Tensor:

@@ -28,7 +28,8 @@ class Sampler:
         cfg_scale: classifier-free guidance w: logits = uncond + (w + 1) (cond - uncond).
         early_stop: do not denoise the blocks of a sequence that has closed with EOS.
         cache: keys and values that a step takes over from the first step of its block: prefix =
-            of what is before the block, dual = also of what is behind it; none is exact.
+            of what is before the block, dual = also of what is behind it; none is exact, and in a
+            block-causal model so are the others.
         threshold: reveal every token at least this probable, and what the schedule asks for.
         factor: reveal the n likeliest tokens where (n + 1) (1 - the n-th probability) < factor.
         entropy_bound: reveal the n first tokens whose entropies, the largest left out, sum to at
@@ -121,6 +122,15 @@ class Sampler:
             raise ValueError(
                 f"max_tokens_per_step={cap} is less than the {scheduled} that steps={self.steps} "
                 f"asks for: give at least {scheduled}, or more steps"
+            )
+
+    def require_two_steps(self) -> None:
+        """Raise ValueError unless a block can be finished in two parts, one after the other."""
+        if self.steps < 2 * self.num_blocks:
+            raise ValueError(
+                f"steps={self.steps} leaves one step to a block, but a prompt ends inside a block "
+                "of a block-causal model, so that one takes two steps: choose at least "
+                f"{2 * self.num_blocks}"
             )
 
     @property

@@ -66,9 +66,13 @@ class Problems:
                 source="the evaluation set",
                 **limits,
             )
-        longest = max(len(example.prompt_ids) for example in [*self.train, *self.held_out])
+        examples = [*self.train, *self.held_out]
+        longest = max(len(example.prompt_ids) for example in examples)
         policy.require_room(longest + config.sampler.gen_length)
         policy.require_blocks(config.sampler.block_length)
+        size = config.sampler.block_length
+        if policy.family.block_length and any(len(row.prompt_ids) % size for row in examples):
+            config.sampler.require_two_steps()
 
 
 def load_for_training(config: TrainConfig | SFTConfig, device: torch.device) -> Policy:
