@@ -1,6 +1,7 @@
 """Rollouts against a plain restatement of LLaDA's published loop, on the same random model.
 
 python bench/rollout.py              # every ratio below; --quick for seconds
+python bench/rollout.py --trained    # the trained models' alone; --model PATH for others
 python bench/rollout.py --mismatch   # speed, mismatch and accuracy of each mode on tiny models
 
 The plain loop asks for the logits of all positions, draws float64 noise for them and always writes
@@ -190,6 +191,7 @@ def main() -> None:
     options.add_argument("--model", default="tiny-sudoku,tiny-countdown", help="trained models")
     options.add_argument("--problems", type=int, default=256)
     options.add_argument("--mismatch", action="store_true")
+    options.add_argument("--trained", action="store_true", help="the trained models alone")
     options.add_argument("--quick", action="store_true")
     args = options.parse_args()
     if args.variant:
@@ -200,7 +202,8 @@ def main() -> None:
         vars(args).update(quick)
     if args.mismatch:
         return trained_models(args, ["exact", "prefix", "dual", "threshold", "dual+threshold"])
-    random_model(args)
+    if not args.trained:
+        random_model(args)
     return trained_models(args, ["plain", "exact", "threshold"])
 
 

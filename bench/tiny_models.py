@@ -43,7 +43,8 @@ def measure_mode(
     settings = {"block_length": block, "steps": length, "temperature": 0.0, **MODES[mode]}
     sampler: Sampler = replace(config.sampler, **settings)
     task = get_task(config.task.name, **config.task.options)
-    rows = task.build("heldout", size=problems, seed=0, prompt=task.prompts[0])
+    prompt = config.task.prompt or task.prompts[0]
+    rows = task.build("heldout", size=problems, seed=0, prompt=prompt)
     prompts = [policy.encode(row["prompt"]) for row in rows]
     seeds = [derive_seed("bench", 0, index) for index in range(len(rows))]
     seconds = []

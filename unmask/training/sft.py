@@ -263,8 +263,6 @@ def _load(config: SFTConfig, task: Task, device: torch.device) -> Policy:
         autocast = torch.bfloat16 if config.training.precision == "bf16" else None
         denoiser = Denoiser(network, mask_token_id=family.mask_token_id, autocast=autocast)
         policy = Policy(denoiser.to(device), tokenizer, family, source=None)
-    policy.defaults = {
-        "sampler": asdict(config.sampler),
-        "task": {"name": config.task.name, "options": config.task.options},
-    }
+    told = {name: getattr(config.task, name) for name in ("name", "prompt", "options")}
+    policy.defaults = {"sampler": asdict(config.sampler), "task": told}
     return policy

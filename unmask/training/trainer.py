@@ -373,7 +373,7 @@ class Trainer:
         task = self.config.task
         self.policy.defaults = {
             "sampler": asdict(self.config.sampler),
-            "task": {"name": task.name, "options": task.options},
+            "task": {"name": task.name, "prompt": task.prompt, "options": task.options},
         }
 
     def _finish(self) -> dict[str, Any]:
