@@ -23,7 +23,7 @@ SMALL = [
 
 def test_loss_falls_and_the_model_is_sampled_with_its_own_settings(tmp_path):
     folder = tmp_path / "run"
-    done = unmask("sft", *SMALL, f"output_dir={folder}")
+    done = unmask("sft", *SMALL, "task.prompt=compact", f"output_dir={folder}")
     assert done.returncode == 0, done.stderr
     losses = [row["loss"] for row in rows(folder)]
     assert len(losses) == 40
@@ -31,6 +31,7 @@ def test_loss_falls_and_the_model_is_sampled_with_its_own_settings(tmp_path):
     config = json.loads((folder / "model" / "config.json").read_text())
     assert config["is_causal"] is False
     assert config["unmask"]["sampler"]["gen_length"] == 16
+    assert config["unmask"]["task"]["prompt"] == "compact"
     shown = unmask("sample", folder / "model")
     assert "step 16 of 16" in shown.stdout
 
