@@ -37,7 +37,9 @@ def child(args: argparse.Namespace) -> None:
     completions = Completions(
         prompt.to(device), torch.ones_like(prompt).to(device), completion.to(device)
     )
-    maskings = half_views(args.views, generator).to(device)
+    # A*-PO splits single draws in two, all others take pairs.
+    paired = args.views % 2 == 0 and args.objective != "astar_po"
+    maskings = half_views(args.views, generator, paired).to(device)
     objective = OBJECTIVES[args.objective]()
     everything = args.variant == "one graph"
     passes = {
@@ -57,8 +59,10 @@ def child(args: argparse.Namespace) -> None:
         rewards=rewards,
         lengths=torch.full((BATCH,), LENGTH, device=device),
         canvas=LENGTH,
-        group_size=BATCH,
+        # Of pairs, the first is the chosen one.
+        group_size=2 if args.objective == "vrpo" else BATCH,
         totals=Totals(BATCH, float(maskings.scored.sum()), BATCH * LENGTH, BATCH),
+        values=torch.zeros(BATCH, device=device),
     )
 
     def update() -> None:
@@ -77,13 +81,13 @@ def child(args: argparse.Namespace) -> None:
     report(measure(update, args.repeats, device))
 
 
-def half_views(views: int, generator: torch.Generator) -> Maskings:
-    """Views that each hide half the completion, so that only M changes; pairs where M is even."""
+def half_views(views: int, generator: torch.Generator, paired: bool) -> Maskings:
+    """Views that each hide half the completion, so that only M changes; coupled where `paired`."""
     order = torch.rand(BATCH, views, LENGTH, generator=generator).argsort(-1)
     hidden = order < LENGTH // 2
-    if views % 2 == 0:
+    if paired:
         hidden[:, 1::2] = ~hidden[:, ::2]
-    return Maskings(hidden, hidden.float(), views_per_draw=1 + (views % 2 == 0))
+    return Maskings(hidden, hidden.float(), views_per_draw=1 + paired)
 
 
 def run(args: argparse.Namespace, **settings: object) -> dict[str, float]:
@@ -106,7 +110,7 @@ def main() -> None:
     columns = [f"M={views}" for views in VIEWS]
     memory, seconds = [], []
     for name in names:
-        views = VIEWS[1:] if name == "gdsd" else VIEWS  # takes pairs only
+        views = VIEWS[1:] if name in ("gdsd", "astar_po") else VIEWS  # take two at least
         peaks = [
             run(args, objective=name, variant="streamed", views=count)["peak_mib"]
             for count in views
