@@ -154,7 +154,24 @@ class OptimizerConfig(Section):
     warmup_steps: int = Field(0, ge=0)
 
 
-class TrainingConfig(Section):
+class PassConfig(Section):
+    """How the model is run.
+
+    Args:
+        max_tokens_per_batch: padded tokens of one forward pass; auto = 16384.
+        precision: bf16 = autocast with float32 weights.
+    """
+
+    max_tokens_per_batch: Count | Literal["auto"] = "auto"
+    precision: Literal["bf16", "fp32"] = "bf16"
+
+    @property
+    def tokens_per_pass(self) -> int:
+        """`max_tokens_per_batch` with auto resolved."""
+        return 16384 if self.max_tokens_per_batch == "auto" else self.max_tokens_per_batch
+
+
+class TrainingConfig(PassConfig):
     """The loop.
 
     Args:
@@ -162,8 +179,6 @@ class TrainingConfig(Section):
         prompts_per_rollout: prompts of one round, over all processes.
         num_generations: G, completions per prompt.
         num_iterations: mu, updates on one round.
-        max_tokens_per_batch: padded tokens of one forward pass; auto = 16384.
-        precision: bf16 = autocast with float32 weights.
         reference_sync_every: copy the policy into the reference every n rounds; null = never.
         max_skipped_updates: stop after so many updates in a row with a non-finite loss or gradient.
     """
@@ -172,15 +187,8 @@ class TrainingConfig(Section):
     prompts_per_rollout: int = Field(16, ge=1)
     num_generations: int = Field(6, ge=1)
     num_iterations: int = Field(8, ge=1)
-    max_tokens_per_batch: Count | Literal["auto"] = "auto"
-    precision: Literal["bf16", "fp32"] = "bf16"
     reference_sync_every: int | None = Field(None, ge=1)
     max_skipped_updates: int = Field(5, ge=1)
-
-    @property
-    def tokens_per_pass(self) -> int:
-        """`max_tokens_per_batch` with auto resolved."""
-        return 16384 if self.max_tokens_per_batch == "auto" else self.max_tokens_per_batch
 
 
 class EvaluationConfig(Section):

@@ -8,12 +8,12 @@ from pydantic import Field
 
 from unmask.config.sections import (
     CheckpointConfig,
-    Count,
     DataConfig,
     EstimatorSection,
     LoggingConfig,
     ModelConfig,
     OptimizerConfig,
+    PassConfig,
 )
 from unmask.estimators import ELBO
 from unmask.models.settings import TinyArchitecture
@@ -45,25 +45,16 @@ class DemonstrationConfig(DataConfig):
     noise: float = Field(0.0, ge=0, le=1)
 
 
-class SFTTrainingConfig(Section):
+class SFTTrainingConfig(PassConfig):
     """The supervised loop.
 
     Args:
         num_steps: updates.
         batch_size: demonstrations per update, over all processes.
-        max_tokens_per_batch: padded tokens of one forward pass; auto = 16384.
-        precision: bf16 = autocast with float32 weights.
     """
 
     num_steps: int = Field(1000, ge=1)
     batch_size: int = Field(128, ge=1)
-    max_tokens_per_batch: Count | Literal["auto"] = "auto"
-    precision: Literal["bf16", "fp32"] = "bf16"
-
-    @property
-    def tokens_per_pass(self) -> int:
-        """`max_tokens_per_batch` with auto resolved."""
-        return 16384 if self.max_tokens_per_batch == "auto" else self.max_tokens_per_batch
 
 
 class SFTConfig(Section):
