@@ -51,14 +51,17 @@ def measure(
         torch.cuda.reset_peak_memory_stats(device)
     before = _used(device)
     (warm_up or work)()
-    seconds = []
-    for _ in range(repeats):
-        _wait(device)
-        began = time.perf_counter()
-        work()
-        _wait(device)
-        seconds.append(time.perf_counter() - began)
+    seconds = [seconds_of(work, device) for _ in range(repeats)]
     return {"seconds": statistics.median(seconds), "peak_mib": _peak(device) - before}
+
+
+def seconds_of(work: Callable[[], Any], device: torch.device = CPU) -> float:
+    """Seconds that `work` takes once."""
+    _wait(device)
+    began = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - began
 
 
 def report(result: dict[str, float]) -> None:

@@ -3,18 +3,20 @@
 python bench/memory.py                  # memory at M = 1 to 32, and time against one graph
 python bench/memory.py --device cuda    # the same with torch's own count of GPU memory
 
-Each figure is the median of fresh processes. Memory is what an update adds to a process that
-holds the weights: on a CPU the growth of its peak resident set, on a GPU torch's peak. Time is
-that of the streamed gradient over that of one graph that holds all views, at `--compare-views`.
+Each figure is of fresh processes, the median of `--rounds`. Memory is what an update adds to a
+process that holds the weights: on a CPU the growth of its peak resident set, on a GPU torch's peak.
+Time is that of the streamed gradient over that of one graph that holds all views, at
+`--compare-views`: the two take turns, and the median of `--repeats` ratios counts.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from functools import partial
 
 import torch
-from harness import measure, parser, print_table, report, run_variants, shared
+from harness import measure, parser, print_table, report, run_variants, seconds_of, shared
 from reference import random_llama
 
 from unmask.maskings import Maskings
@@ -27,7 +29,7 @@ VIEWS = (1, 2, 4, 8, 16, 32)
 
 
 def child(args: argparse.Namespace) -> None:
-    """Measure updates of one objective at one M."""
+    """Measure updates of one objective at one M: memory, or time against one graph."""
     device = torch.device(args.device)
     network = random_llama(args.vocabulary, args.hidden, args.layers).to(device)
     denoiser = Denoiser(network, mask_token_id=args.vocabulary - 1)
@@ -41,11 +43,8 @@ def child(args: argparse.Namespace) -> None:
     paired = args.views % 2 == 0 and args.objective != "astar_po"
     maskings = half_views(args.views, generator, paired).to(device)
     objective = OBJECTIVES[args.objective]()
-    everything = args.variant == "one graph"
-    passes = {
-        "mask_token_id": args.vocabulary - 1,
-        "max_tokens": (PROMPT + LENGTH) * BATCH * (args.views if everything else 1),
-    }
+    row_tokens = (PROMPT + LENGTH) * BATCH
+    passes = {"mask_token_id": args.vocabulary - 1, "max_tokens": row_tokens}
     # The policy has moved a little since the rollout, so that nothing is clipped or zero.
     logp = evaluate_logprobs(denoiser, completions, maskings, **passes)
     rewards = torch.randn(BATCH, generator=generator).to(device)
@@ -65,7 +64,7 @@ def child(args: argparse.Namespace) -> None:
         values=torch.zeros(BATCH, device=device),
     )
 
-    def update() -> None:
+    def update(rows_per_sequence: int, on_policy: bool) -> None:
         # Gradients stay allocated, as they are in every pass but the first of a step.
         network.zero_grad(set_to_none=False)
         streamed_backward(
@@ -74,11 +73,23 @@ def child(args: argparse.Namespace) -> None:
             maskings,
             objective,
             inputs,
-            on_policy=args.on_policy,
-            **passes,
+            on_policy=on_policy,
+            mask_token_id=args.vocabulary - 1,
+            max_tokens=row_tokens * rows_per_sequence,
         )
 
-    report(measure(update, args.repeats, device))
+    if args.variant == "memory":
+        return report(measure(lambda: update(1, on_policy=False), 1, device))
+    ratios = {}
+    for name, on_policy in (("later", False), ("first", True)):
+        streamed, one_graph = (partial(update, rows, on_policy) for rows in (1, args.views))
+        streamed()
+        one_graph()
+        ratios[name] = statistics.median(
+            seconds_of(streamed, device) / seconds_of(one_graph, device)
+            for _ in range(args.repeats)
+        )
+    return report(ratios)
 
 
 def half_views(views: int, generator: torch.Generator, paired: bool) -> Maskings:
@@ -90,59 +101,32 @@ def half_views(views: int, generator: torch.Generator, paired: bool) -> Maskings
     return Maskings(hidden, hidden.float(), views_per_draw=1 + paired)
 
 
-def run(args: argparse.Namespace, **settings: object) -> dict[str, float]:
-    """Medians over fresh processes of one objective at one M."""
-    options = shared(args) | settings
-    return run_variants(__file__, [options], rounds=args.rounds, steady=True)[0]
-
-
 def main() -> None:
     options = parser(__doc__, vocabulary=2048, hidden=128, layers=4)
-    options.set_defaults(repeats=3, rounds=3)
+    options.set_defaults(repeats=9)
     options.add_argument("--objective", choices=OBJECTIVES, help="one objective; else all of them")
     options.add_argument("--views", type=int, choices=VIEWS)
     options.add_argument("--compare-views", type=int, default=4)
-    options.add_argument("--on-policy", action="store_true")
     args = options.parse_args()
     if args.variant:
         return child(args)
-    names = [args.objective] if args.objective else list(OBJECTIVES)
-    columns = [f"M={views}" for views in VIEWS]
-    memory, seconds = [], []
-    for name in names:
+    memory, times = [], []
+    for name in [args.objective] if args.objective else OBJECTIVES:
+        base = shared(args) | {"objective": name}
         views = VIEWS[1:] if name in ("gdsd", "astar_po") else VIEWS  # take two at least
-        peaks = [
-            run(args, objective=name, variant="streamed", views=count)["peak_mib"]
-            for count in views
-        ]
-        shown = [f"{peak:.1f}" for peak in peaks]
+        variants = [base | {"variant": "memory", "views": count} for count in views]
+        variants.append(base | {"variant": "time", "views": args.compare_views})
+        *found, ratios = run_variants(__file__, variants, rounds=args.rounds, steady=True)
+        peaks = [row["peak_mib"] for row in found]
         blanks = [""] * (len(VIEWS) - len(views))
-        memory.append((name, *blanks, *shown, f"{peaks[-1] / peaks[0]:.3f}"))
-        ratios = [time_ratio(args, name, on_policy) for on_policy in (False, True)]
-        seconds.append((name, *(f"{ratio:.2f}" for ratio in ratios)))
-    print_table("peak MiB", ("objective", *columns, "last / first"), memory)
+        growth = f"{peaks[-1] / peaks[0]:.3f}"
+        memory.append((name, *blanks, *(f"{peak:.1f}" for peak in peaks), growth))
+        times.append((name, f"{ratios['later']:.2f}", f"{ratios['first']:.2f}"))
+        print(*memory[-1], *times[-1][1:], flush=True)  # the whole table takes long
+    columns = ("objective", *(f"M={views}" for views in VIEWS), "last / first")
+    print_table("peak MiB", columns, memory)
     title = f"seconds at M={args.compare_views}, streamed / one graph"
-    print_table(title, ("objective", "later updates", "first update"), seconds)
-    return None
-
-
-def time_ratio(args: argparse.Namespace, name: str, on_policy: bool) -> float:
-    """Seconds of the streamed update over those of one graph, alternating."""
-    ratios = []
-    once = argparse.Namespace(**{**vars(args), "rounds": 1})
-    for _ in range(args.rounds):
-        pair = [
-            run(
-                once,
-                objective=name,
-                variant=variant,
-                views=args.compare_views,
-                on_policy=on_policy,
-            )["seconds"]
-            for variant in ("streamed", "one graph")
-        ]
-        ratios.append(pair[0] / pair[1])
-    return statistics.median(ratios)
+    print_table(title, ("objective", "later updates", "first update"), times)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Rollouts against a plain restatement of LLaDA's published loop, on the same random model.
 
 python bench/rollout.py              # every ratio below; --quick for seconds
-python bench/rollout.py --trained    # the trained models' alone; --model PATH for others
+python bench/rollout.py --trained    # trained models alone; --model PATH,PATH for others
 python bench/rollout.py --mismatch   # speed, mismatch and accuracy of each mode on tiny models
 
 The plain loop asks for the logits of all positions, draws float64 noise for them and always writes
@@ -42,7 +42,7 @@ def child(args: argparse.Namespace) -> None:
     if kind == "tiny":
         from tiny_models import measure_mode
 
-        report(measure_mode(args.model, detail, args.problems, args.repeats, args.mismatch))
+        report(measure_mode(args, detail))
         return
     network = random_llama(args.vocabulary, args.hidden, args.layers).to(args.device)
     mask_id, device = args.vocabulary - 1, torch.device(args.device)
@@ -163,8 +163,7 @@ def random_model(args: argparse.Namespace) -> None:
 def trained_models(args: argparse.Namespace, modes: list[str]) -> None:
     """Speed, accuracy and, where asked for, mismatch of each mode on trained tiny models."""
     for model in args.model.split(","):
-        base = {"model": model, "problems": args.problems, "repeats": args.repeats}
-        base |= {"mismatch": args.mismatch}
+        base = shared(args, "problems", "threshold", "mismatch") | {"model": model}
         variants = [base | {"variant": f"tiny {mode}"} for mode in modes]
         found = run_variants(__file__, variants, rounds=args.rounds)
         measured = ["kl_step", "kl_token", "ess_step", "ess_token", "weight_ess"] * args.mismatch
@@ -176,7 +175,7 @@ def trained_models(args: argparse.Namespace, modes: list[str]) -> None:
                 [*cells, f"{row['accuracy']:.1%}", *(f"{row[key]:.4f}" for key in measured)]
             )
         columns = ["mode", "seconds", "speed", "passes", "solved", *measured]
-        print_table(f"{model}, n = {args.problems}", columns, rows)
+        print_table(f"{model}, n = {args.problems}, threshold {args.threshold}", columns, rows)
 
 
 def main() -> None:
@@ -190,6 +189,7 @@ def main() -> None:
     options.add_argument("--memory-length", type=int, default=32)
     options.add_argument("--model", default="tiny-sudoku,tiny-countdown", help="trained models")
     options.add_argument("--problems", type=int, default=256)
+    options.add_argument("--threshold", type=float, default=0.9, help="of the parallel modes")
     options.add_argument("--mismatch", action="store_true")
     options.add_argument("--trained", action="store_true", help="the trained models alone")
     options.add_argument("--quick", action="store_true")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from dataclasses import replace
@@ -18,37 +19,32 @@ from unmask.sampling.mismatch import Probe, effective_sample_size, log_weights
 from unmask.sampling.settings import Sampler
 from unmask.tasks import get_task
 
-MODES: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "exact": {},
-    "prefix": {"cache": "prefix"},
-    "dual": {"cache": "dual"},
-    "threshold": {"threshold": 0.9},
-    "dual+threshold": {"cache": "dual", "threshold": 0.9},
-}
 
-
-def measure_mode(
-    model: str, mode: str, problems: int, repeats: int, with_mismatch: bool
-) -> dict[str, float]:
+def measure_mode(args: argparse.Namespace, mode: str) -> dict[str, float]:
     """Seconds, passes per completion and accuracy at temperature 0; mismatch at temperature 1.
 
-    One token is revealed per scheduled step. Where caches are compared, a block is a quarter of
-    the canvas, so that there is something to keep.
+    A mode names what it changes, as dual+threshold. One token is revealed per scheduled step.
+    Where caches are compared, a block is a quarter of the canvas, so that there is something to
+    keep.
     """
-    policy = load_policy(model, device="cpu")
+    policy = load_policy(args.model, device="cpu")
     config = TrainConfig.model_validate(policy.defaults)
     length = config.sampler.gen_length
-    block = length // 4 if with_mismatch else config.sampler.block_length
-    settings = {"block_length": block, "steps": length, "temperature": 0.0, **MODES[mode]}
+    block = length // 4 if args.mismatch else config.sampler.block_length
+    settings: dict[str, Any] = {"block_length": block, "steps": length, "temperature": 0.0}
+    for part in mode.split("+"):
+        if part in ("prefix", "dual"):
+            settings["cache"] = part
+        elif part == "threshold":
+            settings["threshold"] = args.threshold
     sampler: Sampler = replace(config.sampler, **settings)
     task = get_task(config.task.name, **config.task.options)
     prompt = config.task.prompt or task.prompts[0]
-    rows = task.build("heldout", size=problems, seed=0, prompt=prompt)
+    rows = task.build("heldout", size=args.problems, seed=0, prompt=prompt)
     prompts = [policy.encode(row["prompt"]) for row in rows]
     seeds = [derive_seed("bench", 0, index) for index in range(len(rows))]
     seconds = []
-    for _ in range(repeats + 1):
+    for _ in range(args.repeats + 1):
         began = time.perf_counter()
         if mode == "plain":
             passes, written = plain(policy, prompts, sampler)
@@ -64,7 +60,7 @@ def measure_mode(
         "passes": passes,
         "accuracy": sum(solved) / len(solved),
     }
-    if with_mismatch:
+    if args.mismatch:
         found |= mismatch(policy, prompts, replace(sampler, temperature=1.0), seeds)
     return found
 
