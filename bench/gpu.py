@@ -51,7 +51,7 @@ def build(args: argparse.Namespace) -> Denoiser:
             network = LlamaForCausalLM(config).eval()
     finally:
         torch.set_default_dtype(before)
-    return Denoiser(network, mask_token_id=args.vocabulary - 1)
+    return Denoiser(network, mask_token_id=args.vocabulary - 1, compiled=args.compile)
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, float]:
@@ -228,6 +228,7 @@ def main() -> None:
     options.add_argument("--group", type=int, default=8)
     options.add_argument("--rank", type=int, default=64)
     options.add_argument("--max-tokens", type=int, default=16_384)
+    options.add_argument("--compile", action="store_true", help="the layers, at their first pass")
     args = options.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         options.error("no CUDA device: give --device cpu and a small shape for a smoke test")

@@ -29,8 +29,8 @@ from unmask.sampling.settings import Sampler
 
 REAL_VOCABULARY = 126_464
 NUM_BLOCKS = 4
-RANDOM = ["equal plain", "equal exact", "equal prefix", "equal dual"]
-MIXED = ["mixed plain", "mixed exact"]
+RANDOM = ["equal plain", "equal exact", "equal compiled", "equal prefix", "equal dual"]
+MIXED = ["mixed plain", "mixed exact", "mixed compiled"]
 BLOCKS = ["blocks none", "blocks dual"]
 PREFILL = ["blocks apart", "blocks together"]
 
@@ -54,7 +54,9 @@ def child(args: argparse.Namespace) -> None:
         temperature=0.9,
     )
     block = args.length // NUM_BLOCKS if kind == "blocks" else None
-    denoiser: Any = Denoiser(network, mask_token_id=mask_id, block_length=block)
+    denoiser: Any = Denoiser(
+        network, mask_token_id=mask_id, block_length=block, compiled=detail == "compiled"
+    )
     every_token = list(range(args.vocabulary))
 
     def plain(steps: int) -> None:
@@ -78,8 +80,10 @@ def child(args: argparse.Namespace) -> None:
         steps = args.plain_steps
         result = measure(lambda: plain(steps), args.repeats, device, warm_up=lambda: plain(1))
         result["seconds"] *= sampler.steps / steps
-    elif detail == "exact":
+    elif detail in ("exact", "compiled"):
         # Every token is an EOS, so that each sequence is denoised for its first block alone.
+        if detail == "compiled":
+            ours(sampler, every_token)
         clock = Clock(denoiser)
         result = measure(lambda: ours(sampler, every_token), args.repeats, device, clock.restart)
         result["outside"] = 1 - clock.seconds / (result["seconds"] * args.repeats)

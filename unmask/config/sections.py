@@ -36,6 +36,8 @@ class ModelConfig(Section):
         dtype: of the weights; auto = float32 where all weights are trained, else the checkpoint's.
         attention: transformers' attention implementation.
         gradient_checkpointing: recompute activations in the backward pass.
+        compile: compile the network's layers at their first pass (torch.compile); what runs with
+            a cache, or in a block-causal network, stays uncompiled.
         lora: train low-rank adapters instead of all weights.
         mask_token_id: the mask token, where the checkpoint does not name it; null = as it says.
         block_length: of block-causal attention, where the checkpoint does not tell; null = as it
@@ -48,6 +50,7 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
     gradient_checkpointing: bool = False
+    compile: bool = False
     lora: LoRA | None = None
     mask_token_id: int | None = Field(None, ge=0)
     block_length: int | None = Field(None, ge=1)

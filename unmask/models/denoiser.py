@@ -7,6 +7,7 @@ chunks, so that no [B, T, V] tensor ever exists.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unmask.models.attention import as_understood, block_causal, positions_of
 from unmask.models.cache import Span, SpanCache
+from unmask.models.compilation import compile_layers
 from unmask.models.settings import Promising
 from unmask.models.sharing import Layout, attend_in_strips, lay_out
 
@@ -36,6 +38,8 @@ class Denoiser(nn.Module):
         chunk_size: positions per slice of the vocabulary projection; None = what fits in
             64 MiB of float32, or on a GPU 256 MiB, and at most 2048.
         autocast: dtype that the network computes in where its weights are float32, or None.
+        compiled: compile the network's layers at their first pass. What runs with a cache, or in
+            the strips of block-causal likelihoods, runs uncompiled.
 
     Attributes:
         sampled_at: the temperature at which a sampler took the tokens, to score them as it did:
@@ -56,6 +60,7 @@ class Denoiser(nn.Module):
         forbidden_ids: Sequence[int] = (),
         chunk_size: int | None = None,
         autocast: torch.dtype | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         if shift and block_length is not None:
@@ -70,6 +75,7 @@ class Denoiser(nn.Module):
         self.forbidden_ids = sorted({mask_token_id, *forbidden_ids})
         self._chunk_size = chunk_size
         self.autocast = autocast
+        self.compiled = compiled
         self.sampled_at: float | None = None
 
     @property
@@ -366,9 +372,17 @@ class Denoiser(nn.Module):
             if layout is not None:
                 attend_in_strips(decoder)
                 in_strips["strips"] = layout.as_understood(implementation, dtype)
+        stance: AbstractContextManager[Any] = nullcontext()
+        if self.compiled:
+            compile_layers(decoder)
+            if cache is not None or layout is not None:
+                stance = torch.compiler.set_stance("force_eager")
         # One context per pass: autocast's weight cache must not carry over from a pass without a
         # graph into one with a graph.
-        with torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None):
+        precision = torch.autocast(
+            ids.device.type, self.autocast, enabled=self.autocast is not None
+        )
+        with stance, precision:
             return decoder(
                 input_ids=ids,
                 attention_mask=mask,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from unmask.models.adapters import add_lora, base_of, disable_dropout, load_adapters
+from unmask.models.compilation import require_compiler
 from unmask.models.denoiser import Denoiser
 from unmask.models.families import Family, find_spec, recognise
 from unmask.models.loading import fit_tokenizer, load_network, load_tokenizer, read_json
@@ -168,6 +169,7 @@ def load_policy(
     dtype: str = "auto",
     attention: str = "sdpa",
     gradient_checkpointing: bool = False,
+    compile: bool = False,
     lora: LoRA | None = None,
     mask_token_id: int | None = None,
     block_length: int | None = None,
@@ -184,6 +186,7 @@ def load_policy(
         dtype: of the weights, a torch dtype's name; "auto" = as in the checkpoint.
         attention: transformers' attention implementation.
         gradient_checkpointing: recompute activations in the backward pass.
+        compile: compile the network's layers at their first pass; see `Denoiser`.
         lora: adapters to add, or None.
         mask_token_id: the mask token, where the checkpoint does not name it.
         block_length: of block-causal attention, where the checkpoint does not tell; None = as it
@@ -199,6 +202,8 @@ def load_policy(
     require_quantization(quantization)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if compile:
+        require_compiler(device)
     files = _read(path, mask_token_id, block_length)
     found, tokenizer = files.family, files.tokenizer
     if family not in ("auto", found.name):
@@ -242,6 +247,7 @@ def load_policy(
         # Rows of the embedding beyond the tokenizer are untrained.
         forbidden_ids=range(len(tokenizer), vocabulary),
         autocast=autocast,
+        compiled=compile,
     )
     trained = files.adapters is not None
     policy = Policy(denoiser.to(device), tokenizer, found, files.base, trained)
