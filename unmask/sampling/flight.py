@@ -27,7 +27,7 @@ class Flight:
 
     Args:
         prompt_ids: int64 [B, P], padded on the left.
-        prompt_mask: [B, P] or None.
+        prompt_mask: [B, P], 1 for real tokens.
         sampler: the settings.
         mask_token_id: the token that stands for "hidden".
         max_tokens: most padded tokens in flight; None = no bound.
@@ -44,7 +44,7 @@ class Flight:
     def __init__(
         self,
         prompt_ids: Tensor,
-        prompt_mask: Tensor | None,
+        prompt_mask: Tensor,
         sampler: Sampler,
         mask_token_id: int,
         max_tokens: int | None,
@@ -52,12 +52,8 @@ class Flight:
         self._prompt_ids, self._prompt_mask = prompt_ids, prompt_mask
         self.canvas_length, self._mask_token_id = sampler.gen_length, mask_token_id
         self._max_tokens = max_tokens
-        batch, width = prompt_ids.shape
-        if prompt_mask is None:
-            self._lengths = [width] * batch
-        else:
-            self._lengths = prompt_mask.sum(-1).tolist()
-        order = sorted(range(batch), key=lambda row: self._lengths[row], reverse=True)
+        self._lengths = prompt_mask.sum(-1).tolist()
+        order = sorted(range(len(prompt_ids)), key=lambda row: self._lengths[row], reverse=True)
         self._waiting = deque(order)
         self._present: list[int] = []
         self.rows = prompt_ids.new_zeros(0)
@@ -126,6 +122,5 @@ class Flight:
         self.offset = torch.cat([self.offset[kept], nothing])
         self.attention = None
         if shortest < longest:
-            assert self._prompt_mask is not None
             mask = self._prompt_mask[self.rows, start:]
             self.attention = torch.cat([mask, mask.new_ones(len(self), self.canvas_length)], dim=1)

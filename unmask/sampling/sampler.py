@@ -157,9 +157,12 @@ def sample(
     step_map = torch.full_like(canvas, sampler.steps)
     confidence = torch.ones(batch, length, device=device)
     probability = torch.ones_like(confidence)
-    blocks = Blocks(sampler, _surplus(proposer, prompt_ids, prompt_mask, sampler))
+    if prompt_mask is None:
+        prompt_mask = torch.ones_like(prompt_ids)
+    block_causal = getattr(proposer, "block_length", None) is not None
+    blocks = Blocks(sampler, prompt_mask.sum(-1) % (sampler.block_length if block_causal else 1))
     flight = Flight(prompt_ids.long(), prompt_mask, sampler, mask_id, max_tokens)
-    passes = _Passes(proposer, sampler, blocks)
+    passes = _Passes(proposer, sampler, blocks, block_causal)
     closed: Tensor | None = None
     num_forwards = 0
     while flight.replace(closed, *passes.caches):
@@ -228,11 +231,11 @@ def guide(logits: Sequence[Tensor], cfg_scale: float) -> Tensor:
 class _Passes:
     """Runs the model over the sequences in flight, with guidance and caches where asked for."""
 
-    def __init__(self, proposer: Any, sampler: Sampler, blocks: Blocks) -> None:
+    def __init__(self, proposer: Any, sampler: Sampler, blocks: Blocks, block_causal: bool) -> None:
         self._proposer = proposer
         self._sampler = sampler
         self._blocks = blocks
-        self._block_causal = getattr(proposer, "block_length", None) is not None
+        self._block_causal = block_causal
         cached = sampler.cache != "none"
         # Guidance has its own cache: of the sequences without their prompts.
         self.caches = [proposer.new_cache() for _ in self._variants] if cached else []
@@ -320,17 +323,6 @@ class _Passes:
         for count in counts.unique().tolist():
             group = (counts == count).nonzero().squeeze(-1)
             yield group, (first[group] + start, count) if count else None
-
-
-def _surplus(
-    proposer: Any, prompt_ids: Tensor, prompt_mask: Tensor | None, sampler: Sampler
-) -> Tensor:
-    """Prompt tokens in the block of the first completion token, int64 [B]: 0 without blocks."""
-    lengths = prompt_ids.new_full((len(prompt_ids),), prompt_ids.shape[1], dtype=torch.int64)
-    if prompt_mask is not None:
-        lengths = prompt_mask.sum(-1)
-    block_causal = getattr(proposer, "block_length", None) is not None
-    return lengths % (sampler.block_length if block_causal else 1)
 
 
 def _select(drawn: Draws, hidden: Tensor, scheduled: Tensor, sampler: Sampler) -> Tensor:
