@@ -5,7 +5,7 @@ python bench/gpu.py --device cpu --dtype float32 --hidden 64 --layers 2 --vocabu
     --prompt 16 --length 16 --batches 1,2 --group 2            # a smoke test anywhere
 
 Model FLOPs are 2 per weight and token of the network, 2 per weight of the head and position whose
-logits are taken, and 4 H per layer, token and key of the attention; three times that in training.
+logits are taken, and 4 H per layer, token and key of the attention.
 The matrix rate is measured on the same device, in the same dtype.
 """
 
@@ -188,9 +188,10 @@ def training(args: argparse.Namespace, denoiser: Denoiser, rate: float) -> Calla
         width, views = args.prompt + args.length, maskings.num_views
         scored = int(maskings.scored.sum())
         once = flops(denoiser, size * views * width, width, scored)
-        # The first pass, the recomputation of checkpointing, and a backward pass to activations
-        # alone: frozen weights have no gradient.
-        rows.append([str(draws), f"{seconds:.2f}", f"{4 * once / seconds / rate:.1%}"])
+        # The forward pass, its recomputation by checkpointing, a backward pass to activations alone
+        # (frozen weights have no gradient), and a first pass where a sequence's views are cut.
+        work = (3 + (views * width > args.max_tokens)) * once
+        rows.append([str(draws), f"{seconds:.2f}", f"{work / seconds / rate:.1%}"])
         rows[-1].append(f"{peak:.1f}")
         steps.append(step)
     columns = ("draws M", "seconds", "of the matrix rate", "peak GiB")

@@ -78,7 +78,8 @@ def run_variants(
         script: path of the bench.
         variants: command-line options of each; True = a flag.
         rounds: fresh processes per variant.
-        steady: make the allocator give memory back at once, for steady figures of memory.
+        steady: make the allocator give memory back at once, for steady figures of memory; it
+            costs time.
     """
     results: list[list[dict[str, float]]] = [[] for _ in variants]
     environment = {**os.environ, **(STEADY if steady else {})}

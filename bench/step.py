@@ -129,7 +129,7 @@ def main() -> None:
     for lengths, title in titles.items():
         names = BLOCKS if lengths == "blocks" else VARIANTS
         variants = [base | {"variant": f"{lengths} {name}"} for name in names]
-        found = run_variants(__file__, variants, rounds=args.rounds, steady=True)
+        found = run_variants(__file__, variants, rounds=args.rounds)
         compare(title, names, found)
     # So thin a network that logits make up the memory.
     thin = base | {"hidden": 32, "layers": 1, "vocabulary": args.memory_vocabulary}
