@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from unmask.config import COMMANDS, AnyConfig
 from unmask.estimators import ESTIMATORS
+from unmask.models.paths import is_local_model
 from unmask.objectives import OBJECTIVES, Objective
 from unmask.schema import Section, describe, field_names, section_type
 
@@ -51,6 +52,8 @@ def find_recipe(name: str) -> Path:
     shipped = {file.stem: file for file in _recipes_folder().rglob("*.yaml")}
     if path.stem in shipped and path.parent.name in ("", "recipes", "papers"):
         return shipped[path.stem]
+    if is_local_model(name):
+        raise ConfigError(f"{name!r} is a folder or a model, not a recipe: give model={name}")
     raise ConfigError(
         f"recipe {name!r} is neither a file nor a shipped recipe: choose "
         f"{', '.join(sorted(shipped))}, or give the path of a YAML file"

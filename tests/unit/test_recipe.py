@@ -64,6 +64,11 @@ def test_an_unknown_recipe_lists_the_shipped_ones() -> None:
         find_recipe("elsewhere/sudoku-tiny")
 
 
+def test_a_model_in_the_place_of_a_recipe_is_told_from_a_misspelled_one(tmp_path: Path) -> None:
+    for model in ("tiny-sudoku", str(tmp_path)):
+        assert refusal(model, command="eval").endswith(f"not a recipe: give model={model}")
+
+
 def test_a_recipe_for_another_command_is_refused() -> None:
     assert refusal("sudoku-tiny-base") == (
         "sudoku-tiny-base.yaml is a recipe for `unmask sft`: choose one for `unmask train`"

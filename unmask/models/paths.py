@@ -31,17 +31,20 @@ def resolve_model_path(path: str) -> Path:
         raise ValueError(f"{_missing(path)}; the hub answered: {reason}") from error
 
 
+def is_local_model(path: str) -> bool:
+    """Whether this is a folder or the name of a packaged model."""
+    return bool(path) and (Path(path).expanduser().is_dir() or (_packaged() / path).is_dir())
+
+
 def find_local_model(path: str) -> Path | None:
     """The folder of a local or packaged model; None where only the hub can have it.
 
     Raises:
         ValueError: if it is no folder, no packaged model, and cannot be a hub id.
     """
-    local = Path(path).expanduser()
-    if path and local.is_dir():
-        return local.resolve()
-    if path and (_packaged() / path).is_dir():
-        return _packaged() / path
+    if is_local_model(path):
+        local = Path(path).expanduser()
+        return local.resolve() if local.is_dir() else _packaged() / path
     if path.count("/") != 1 or path.startswith((".", "/", "~")):
         raise ValueError(_missing(path))
     return None
