@@ -99,6 +99,16 @@ def _describe_one(item: Any, cls: type) -> tuple[str, str]:
     return (f"{where}." if re.match(r"\w+=", message) else f"{where}: "), message
 
 
+def takes_number(cls: type, key: str) -> bool:
+    """Whether a key takes a number and no switch, which pydantic would read as 0 or 1."""
+    pending, found = [get_type_hints(cls)[key]], set()
+    while pending:
+        hint = pending.pop()
+        found.add(hint if isinstance(hint, type) else None)
+        pending += get_args(hint)
+    return bool(found & {int, float}) and bool not in found
+
+
 def section_type(cls: type, key: Any) -> type:
     """The class of the section, or of a list of sections, under a key; `cls` if there is none."""
     if key not in field_names(cls):

@@ -105,6 +105,11 @@ def diagnose(
         ValueError: for a model or data that do not fit.
     """
     began = time.monotonic()
+    if config.training.num_generations < 2:
+        raise ValueError(
+            f"training.num_generations={config.training.num_generations}: estimates are compared "
+            "with the spread between completions of a prompt; set at least 2"
+        )
     problems = build_problems(config)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = load_for_training(config, torch.device(device))

@@ -51,7 +51,7 @@ class StudyRun:
     @property
     def finished(self) -> bool:
         """Whether its results stand."""
-        return (self.folder / "results.json").is_file()
+        return read_results(self.folder) is not None
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,15 @@ def run_folder(study: Path, method: str, value: Any, seed: int) -> Path:
     """Where a run of a study writes."""
     name = f"seed{seed}" if value is None else f"{_slug(show(value))}-seed{seed}"
     return study / "runs" / _slug(method) / name
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """What a run's results.json holds; None where it is missing or broken, so the run goes on."""
+    try:
+        results = json.loads((folder / "results.json").read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return results if isinstance(results, dict) else None
 
 
 def show(value: Any) -> str:
@@ -226,16 +235,19 @@ def _require_other_problems(run: StudyRun, reported: StudyRun) -> None:
 
 def _require_same(run: StudyRun) -> None:
     """Refuse a folder whose run had other settings."""
-    results, recipe = run.folder / "results.json", run.folder / "config.yaml"
+    results, recipe = read_results(run.folder), run.folder / "config.yaml"
     wanted = config_hash(run.config)
     found: str | None = wanted
-    try:
-        if results.is_file():
-            found = json.loads(results.read_text("utf-8")).get("config_hash")
-        elif recipe.is_file():
+    if results is not None:
+        found = results.get("config_hash")
+    elif recipe.is_file():
+        try:
             found = config_hash(load_config([str(recipe)], "train"))
-    except ValueError:
-        found = None
+        except ConfigError as error:
+            raise ConfigError(
+                f"output_dir: {run.folder} holds a run that cannot be read ({error}): remove that "
+                "folder, or give another output_dir"
+            ) from None
     if found != wanted:
         raise ConfigError(
             f"output_dir: {run.folder} holds a run with other settings: a study goes on with the "
