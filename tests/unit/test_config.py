@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from unmask.config import COMMANDS, SFTConfig, TrainConfig
+from unmask.config import COMMANDS, CompareConfig, SFTConfig, TrainConfig
 from unmask.estimators import ELBO, OneStep, TimeUniform
 from unmask.models.settings import LoRA
 from unmask.objectives import ESPO, OBJECTIVES, Objective
@@ -127,6 +127,13 @@ def test_a_wrong_value_is_refused_with_its_place_the_value_and_the_rule(
     message = refusal(raw)
     assert message.startswith(start)
     assert ";" not in message
+
+
+def test_a_value_under_a_name_of_the_users_own_is_told_with_that_name() -> None:
+    assert refusal({"methods": {"mine": None}}, CompareConfig) == (
+        "methods.mine=None: Input should be a valid dictionary"
+    )
+    assert refusal({"evaluation": {"samplers": {"fast": 3}}}).startswith("evaluation.samplers.fast")
 
 
 def test_a_value_of_two_possible_types_is_told_both() -> None:

@@ -14,6 +14,7 @@ from unmask.models.paths import find_local_model
 from unmask.recipe import (
     ConfigError,
     config_hash,
+    flatten,
     load_config,
     renamed,
     replaced_sections,
@@ -154,6 +155,7 @@ def _check(config: CompareConfig) -> None:
             f"output_dir={config.output_dir!r}: a stopped study is found again by its folder; "
             "leave {time} out"
         )
+    _require_free(config)
     if len(set(config.seeds)) < len(config.seeds):
         raise ConfigError(f"seeds={config.seeds}: a seed counts once; leave out what repeats")
     if config.tune is None:
@@ -168,6 +170,20 @@ def _check(config: CompareConfig) -> None:
         raise ConfigError(
             f"tune.values={config.tune.values}: a value counts once; leave out what repeats"
         )
+
+
+def _require_free(config: CompareConfig) -> None:
+    """Refuse settings that the study itself gives to every run."""
+    tuning = {} if config.tune is None else config.tune.overrides
+    layers = {"overrides": config.overrides, "tune.overrides": tuning}
+    layers |= {f"methods.{name}": settings for name, settings in config.methods.items()}
+    for where, settings in layers.items():
+        given = flatten(expanded(settings))
+        for key in ("seed", "output_dir", "checkpoint.resume"):
+            if key in given:
+                raise ConfigError(
+                    f"{where} sets {key}, which a study gives to each of its runs: leave it out"
+                )
 
 
 def _base(config: CompareConfig) -> dict[str, Any]:

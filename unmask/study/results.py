@@ -122,7 +122,7 @@ def _row(run: RunRecord, measure: str, study: Path) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     quantity = "accuracy"
     for when in ("before", "after"):
-        measured = (run.results.get(when) or {}).get(measure) or {}
+        measured = _mapping(_mapping(run.results.get(when)).get(measure))
         if number(measured.get("accuracy")) is None:
             quantity = "reward"
         scores[when] = number(measured.get(quantity))
@@ -133,6 +133,11 @@ def _row(run: RunRecord, measure: str, study: Path) -> dict[str, Any]:
         **scores,
         **costs,
     }
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """What a broken results.json may hold instead counts as nothing."""
+    return value if isinstance(value, dict) else {}
 
 
 def _summary(scores: Sequence[float | None]) -> dict[str, float] | None:
