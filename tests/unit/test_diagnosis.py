@@ -323,6 +323,7 @@ def test_the_recipes_estimator_is_always_measured(tmp_path, overrides, own):
         ({"target_draws": 0}, "--target-draws 0"),
         ({"share": 0.0}, "--share 0.0"),
         ({"share": math.nan}, "--share nan"),
+        ({"share": math.inf}, "--share inf is no share: give a finite number above 0"),
         ({"num_mc": "1,two"}, "--num-mc '1,two'"),
         ({"num_mc": "0,1"}, "--num-mc '0,1'"),
         ({"num_mc": ""}, "--num-mc ''"),

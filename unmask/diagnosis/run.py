@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -66,8 +67,8 @@ class Settings:
         if not self.num_mc or min(self.num_mc) < 1:
             shown = ",".join(map(str, self.num_mc))
             raise ValueError(f"--num-mc {shown!r} is no list of draws: give some, such as 1,2,4")
-        if not self.share > 0:
-            raise ValueError(f"--share {self.share} is too small: it must be above 0")
+        if not 0 < self.share < math.inf:
+            raise ValueError(f"--share {self.share} is no share: give a finite number above 0")
         unknown = [name for name in self.estimators if name not in CANDIDATES]
         if unknown:
             raise ValueError(
