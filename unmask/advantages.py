@@ -107,8 +107,11 @@ def _mean(groups: Tensor, count: Tensor) -> Tensor:
 
 
 def _std(centred: Tensor, scored: Tensor, count: Tensor, unbiased: bool) -> Tensor:
-    squares = (centred.square() * scored).sum(1, keepdim=True)
-    return (squares / (count - int(unbiased)).clamp(min=1)).sqrt()
+    # Scaled, so that the squares of huge and of tiny rewards neither overflow nor vanish.
+    scale = (centred * scored).abs().amax(1, keepdim=True)
+    scale = scale.masked_fill(scale == 0, 1.0)
+    squares = ((centred / scale).square() * scored).sum(1, keepdim=True)
+    return scale * (squares / (count - int(unbiased)).clamp(min=1)).sqrt()
 
 
 def _differ(groups: Tensor, scored: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class DrawContext:
 class Estimator(ABC):
     """Settings of one estimator; `draw` turns them into maskings."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
     @abstractmethod
     def draw(self, context: DrawContext) -> Maskings:

@@ -20,7 +20,7 @@ from unmask.config import COMMANDS, AnyConfig
 from unmask.estimators import ESTIMATORS
 from unmask.models.paths import is_local_model
 from unmask.objectives import OBJECTIVES, Objective
-from unmask.schema import Section, describe, field_names, section_type
+from unmask.schema import Section, describe, field_names, section_type, takes_number
 
 PACKAGE = Path(__file__).parent
 DEFAULT_RECIPE = "sudoku-tiny"
@@ -145,8 +145,11 @@ def validate(schema: type[ConfigT], raw: Mapping[str, Any]) -> ConfigT:
     Raises:
         ConfigError: one line.
     """
+    completed = _completed(schema, raw)
+    if switches := list(_switches(schema, completed)):
+        raise ConfigError("; ".join(switches))
     try:
-        return schema.model_validate(_completed(schema, raw))
+        return schema.model_validate(completed)
     except ValidationError as error:
         raise ConfigError(describe(error, schema)) from None
 
@@ -208,6 +211,20 @@ def _completed(schema: type[Section], raw: Mapping[str, Any]) -> dict[str, Any]:
     return completed
 
 
+def _switches(cls: type, values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """A message for each true or false that stands where a number should."""
+    for key, value in values.items():
+        if key not in field_names(cls):
+            continue
+        if isinstance(value, Mapping):
+            named = BY_NAME.get(key, {}).get(str(value.get("name")))
+            yield from _switches(named or section_type(cls, key), value, f"{prefix}{key}.")
+            continue
+        items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, bool) for item in items) and takes_number(cls, key):
+            yield f"{prefix}{key}={value}: give a number"
+
+
 def _paper(objective: Any) -> dict[str, dict[str, Any]]:
     if isinstance(objective, Objective):
         return objective.paper
@@ -231,6 +248,12 @@ def _merge(base: Any, overrides: Sequence[str], source: str) -> dict[str, Any]:
         raw = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise _unreadable(source, error) from None
+    except TypeError:
+        # OmegaConf's, where a list is laid over a mapping.
+        raise ConfigError(
+            f"{' '.join(overrides)}: a list stands where {source} has a section; give a mapping, "
+            "or its keys as SECTION.KEY=VALUE"
+        ) from None
     assert isinstance(raw, dict)
     return {str(key): value for key, value in raw.items()}
 

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -74,18 +74,19 @@ def describe(error: ValidationError, cls: type, prefix: str = "") -> str:
 
 def _describe_one(item: Any, cls: type) -> tuple[str, str]:
     *outer, last = item["loc"] or [""]
-    path = []
+    path, free = [], False
     for part in outer:
         # What is no key names a member of a union.
-        if isinstance(part, int) or part in field_names(cls):
+        if isinstance(part, int) or part in field_names(cls) or free:
             path.append(str(part))
+        free = part in field_names(cls) and get_origin(get_type_hints(cls)[part]) is dict
         cls = section_type(cls, part)
     known = field_names(cls)
     if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         near = difflib.get_close_matches(str(last), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(known)}"
         return f"{'.'.join([*path, str(last)])} is an unknown key: ", hint
-    if isinstance(last, int) or last in known:
+    if isinstance(last, int) or last in known or free:
         path.append(str(last))
     where = ".".join(path)
     if item["type"] == "missing":
@@ -97,6 +98,16 @@ def _describe_one(item: Any, cls: type) -> tuple[str, str]:
         return "", message
     # A check over settings that belong together begins with one of them.
     return (f"{where}." if re.match(r"\w+=", message) else f"{where}: "), message
+
+
+def takes_number(cls: type, key: str) -> bool:
+    """Whether a key takes a number and no switch, which pydantic would read as 0 or 1."""
+    pending, found = [get_type_hints(cls)[key]], set()
+    while pending:
+        hint = pending.pop()
+        found.add(hint if isinstance(hint, type) else None)
+        pending += get_args(hint)
+    return bool(found & {int, float}) and bool not in found
 
 
 def section_type(cls: type, key: Any) -> type:

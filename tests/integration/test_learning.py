@@ -106,6 +106,20 @@ def test_astar_po_learns_from_the_references_values(tiny_model, tmp_path):
     assert abs(rows[-1]["value"] - rows[0]["value"]) < 0.2
 
 
+def test_astar_po_updates_on_one_completion_of_a_prompt(tiny_model, tmp_path):
+    single = {**SETTINGS["training"], "num_rollouts": 2, "num_generations": 1}
+    trainer, rows = trained(
+        tmp_path / "run",
+        tiny_model,
+        ["1..2", "3..4"],
+        objective=unmask.objectives.AStarPO(beta=0.1, num_values=2),
+        estimator={"name": "elbo", "num_mc": 2, "stratified": False},
+        training=single,
+    )
+    assert trainer.progress.skipped == 0
+    assert all(row["grad_norm"] > 0 for row in rows)
+
+
 def test_vrpo_learns_preferences_of_a_data_set(tiny_model, tmp_path):
     rows = [
         {

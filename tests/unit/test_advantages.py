@@ -101,6 +101,16 @@ def test_adding_a_constant_to_every_reward_changes_nothing(name):
     )
 
 
+@pytest.mark.parametrize("size", [1e-200, 1.0, 1e300])
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_the_size_of_the_rewards_does_not_matter_without_eps(size, unbiased):
+    rewards = torch.tensor([1.0, 0.0, 3.0, math.nan], dtype=torch.float64)
+    found = group_norm(size * rewards, 4, eps=0.0, unbiased=unbiased)
+    torch.testing.assert_close(found, group_norm(rewards, 4, eps=0.0, unbiased=unbiased))
+    assert found.isfinite().all()
+    assert found.abs().max() > 1
+
+
 def test_maxrl_weighs_a_hard_prompt_more_and_gives_zero_for_an_unsolved_one():
     # One of four solved: 1 / (1/4) - 1 = 3; three of four: 1 / (3/4) - 1 = 1/3.
     rewards = float64(1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0)

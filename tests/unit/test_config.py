@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from unmask.config import COMMANDS, SFTConfig, TrainConfig
+from unmask.config import COMMANDS, CompareConfig, SFTConfig, TrainConfig
 from unmask.estimators import ELBO, OneStep, TimeUniform
 from unmask.models.settings import LoRA
 from unmask.objectives import ESPO, OBJECTIVES, Objective
@@ -96,6 +96,16 @@ def test_supervised_fine_tuning_has_no_such_section(section: str) -> None:
         ({"optimizer": {"betas": [0.9]}}, "optimizer.betas.1 is missing: give a value"),
         ({"objective": {"epsilon": "x"}}, "objective.epsilon='x': Input should be a valid number"),
         ({"objective": {"beta": -1}}, "objective.beta=-1.0 is negative: it must be at least 0"),
+        ({"objective": {"beta": float("nan")}}, "objective.beta=nan: Input should be a finite"),
+        (
+            {"objective": {"divergence": {"delta": float("inf")}}},
+            "objective.divergence.delta=inf: Input should be a finite number",
+        ),
+        ({"objective": {"beta": True}}, "objective.beta=True: give a number"),
+        ({"estimator": {"name": "elbo", "num_mc": True}}, "estimator.num_mc=True: give a number"),
+        ({"optimizer": {"betas": [True, 0.9]}}, "optimizer.betas=[True, 0.9]: give a number"),
+        ({"model": {"lora": {"r": True}}}, "model.lora.r=True: give a number"),
+        ({"training": {"max_tokens_per_batch": True}}, "training.max_tokens_per_batch=True: give"),
         ({"objective": "espo"}, "objective: 'espo': give a mapping with a name and settings"),
         ({"objective": {"name": "ppo"}}, "objective.name='ppo' is unknown: choose "),
         ({"objective": {"name": ["espo"]}}, "objective.name=['espo'] is unknown: choose "),
@@ -117,6 +127,13 @@ def test_a_wrong_value_is_refused_with_its_place_the_value_and_the_rule(
     message = refusal(raw)
     assert message.startswith(start)
     assert ";" not in message
+
+
+def test_a_value_under_a_name_of_the_users_own_is_told_with_that_name() -> None:
+    assert refusal({"methods": {"mine": None}}, CompareConfig) == (
+        "methods.mine=None: Input should be a valid dictionary"
+    )
+    assert refusal({"evaluation": {"samplers": {"fast": 3}}}).startswith("evaluation.samplers.fast")
 
 
 def test_a_value_of_two_possible_types_is_told_both() -> None:
@@ -162,6 +179,13 @@ def test_a_group_of_one_is_refused() -> None:
     assert message.startswith("training.num_generations=1 with advantage.name=leave_one_out: ")
     assert message.endswith("so sample at least 2")
     assert validate(TrainConfig, {"training": {"num_generations": 2}})
+
+
+def test_an_objective_that_compares_no_completions_takes_one() -> None:
+    config = validate(
+        TrainConfig, {"objective": {"name": "astar_po"}, "training": {"num_generations": 1}}
+    )
+    assert config.training.num_generations == 1
 
 
 # --- what is filled in --------------------------------------------------------------------------

@@ -23,7 +23,14 @@ from unmask.diagnosis.estimates import (
     estimator_moments,
 )
 from unmask.diagnosis.gradients import gradient_signal
-from unmask.diagnosis.run import RECIPE, Settings, advice, candidates, spread_within_groups
+from unmask.diagnosis.run import (
+    RECIPE,
+    Settings,
+    advice,
+    candidates,
+    diagnose,
+    spread_within_groups,
+)
 from unmask.estimators import ELBO, LeftToRight, OneStep, Quadrature, TimeUniform, Trajectory
 from unmask.recipe import load_config
 
@@ -316,6 +323,7 @@ def test_the_recipes_estimator_is_always_measured(tmp_path, overrides, own):
         ({"target_draws": 0}, "--target-draws 0"),
         ({"share": 0.0}, "--share 0.0"),
         ({"share": math.nan}, "--share nan"),
+        ({"share": math.inf}, "--share inf is no share: give a finite number above 0"),
         ({"num_mc": "1,two"}, "--num-mc '1,two'"),
         ({"num_mc": "0,1"}, "--num-mc '0,1'"),
         ({"num_mc": ""}, "--num-mc ''"),
@@ -326,3 +334,10 @@ def test_wrong_settings_are_refused_with_the_option_that_is_wrong(given, words):
     with pytest.raises(ValueError, match=r"^--") as caught:
         Settings.parse(**{"num_mc": "1", "estimators": "", **given})
     assert words in str(caught.value)
+
+
+def test_a_group_of_one_has_no_spread_to_compare_with():
+    settings = ["objective.name=astar_po", "training.num_generations=1"]
+    config = load_config(["sudoku-tiny", *settings, "model.path=/nowhere"], "train")
+    with pytest.raises(ValueError, match=r"^training.num_generations=1: .* set at least 2$"):
+        diagnose(config, Settings())

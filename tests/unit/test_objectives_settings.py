@@ -1,5 +1,6 @@
 """Objectives and estimators by name: what papers bring along, what fits, what is refused."""
 
+import math
 import subprocess
 import sys
 from dataclasses import MISSING, fields
@@ -128,6 +129,7 @@ def test_what_the_trainer_must_provide_is_declared():
     assert {kind for kind in OBJECTIVES.values() if kind().value_samples} == {AStarPO}
     assert {kind for kind in OBJECTIVES.values() if kind.offline} == {VRPO}
     assert {kind for kind in OBJECTIVES.values() if kind.pairwise} == {VRPO}
+    assert {kind for kind in OBJECTIVES.values() if not kind.grouped} == {AStarPO}
 
 
 FITTING = [
@@ -152,6 +154,8 @@ UNFIT = [
     (JustGRPO(), Trajectory(), "set estimator.name=left_to_right"),
     (GDSD(), ELBO(coupled=False), "set estimator.coupled=true"),
     (GDSD(), Quadrature(), "set estimator.name=elbo"),
+    (GDSD(), CoupledTime(), "set estimator.full_view=false"),
+    (AStarPO(), Block(num_mc=2), "views of a completion take different blocks"),
     (AStarPO(), ELBO(num_mc=2), "set estimator.stratified=false"),
     (AStarPO(), TimeUniform(num_mc=3), "an even estimator.num_mc"),
     (AStarPO(), OneStep(), "an even estimator.num_mc"),
@@ -178,6 +182,11 @@ def test_an_estimator_that_does_not_fit_is_refused_with_a_remedy(objective, esti
     [
         (BGPO, {"epsilon": -0.1}, "epsilon=-0.1 is negative"),
         (DiffuGRPO, {"beta": -1.0}, "beta=-1.0 is negative"),
+        (ESPO, {"epsilon": math.nan}, "epsilon=nan is no finite number"),
+        (GDSD, {"beta": math.inf}, "beta=inf is no finite number"),
+        (DMPO, {"alpha": math.nan}, "alpha=nan is no finite number"),
+        (SPG, {"power": math.nan}, "power=nan is too small"),
+        (Divergence, {"delta": math.nan}, "delta=nan is too small"),
         (CoupledGRPO, {"epsilon": -1.0}, "epsilon=-1.0 is negative"),
         (UniGRPO, {"epsilon_high": -1.0}, "epsilon_high=-1.0 is negative"),
         (AGRPO, {"beta": -1.0}, "beta=-1.0 is negative"),

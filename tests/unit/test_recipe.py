@@ -120,6 +120,13 @@ def test_an_empty_file_is_the_default_run(tmp_path: Path) -> None:
 # --- overrides ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("override", ["objective=[]", "sampler=[1]", "objective=[espo]"])
+def test_a_list_in_place_of_a_section_is_refused_with_the_override(override: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(["sudoku-tiny", override], "train")
+    assert str(error.value).startswith(f"{override}: a list stands where sudoku-tiny.yaml has")
+
+
 def test_overrides_are_yaml_and_reach_into_sections(recipe: Path) -> None:
     config = load_config(
         [

@@ -67,6 +67,12 @@ def test_the_total_is_the_weighted_sum_of_what_was_scored() -> None:
     assert values == {"first": [1.0, 2.0, None], "second": [10.0, None, None]}
 
 
+@pytest.mark.parametrize("terms", [[returning([0, 1e308])] * 2, [returning([0, 1e308], 10.0)]])
+def test_a_sum_that_overflows_is_refused_with_its_completion(terms: list[RewardTerm]) -> None:
+    with pytest.raises(RewardError, match="rewards of completion 1 add up to inf: scale them"):
+        score(terms, ["a", "b"], ["c", "d"], [[1], [2]], {})
+
+
 def test_terms_of_the_same_name_are_kept_apart() -> None:
     totals, values = scored(
         returning([1, 1, 1], name="f"),

@@ -9,7 +9,7 @@ import pytest
 from unmask.config import CompareConfig
 from unmask.estimators import ELBO, OneStep
 from unmask.objectives import ESPO, WD1
-from unmask.recipe import ConfigError, config_hash, load_config, validate
+from unmask.recipe import ConfigError, config_hash, load_config, to_yaml, validate
 from unmask.study.plan import Plan, expanded, make_plan, merged
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("study-*.yaml"))
@@ -127,6 +127,10 @@ def test_merging_goes_key_by_key_unless_a_section_gets_another_name() -> None:
         ({"overrides": {"model.path": "/nowhere/model"}}, ["methods.ESPO: ", "/nowhere/model"]),
         ({"overrides": {"task.name": "chess"}}, ["methods.ESPO: ", "'chess'"]),
         ({"seeds": [1, 1]}, ["seeds=[1, 1]", "leave out what repeats"]),
+        ({"methods": {"x": {"seed": 3}}}, ["methods.x sets seed, which a study", "leave it out"]),
+        ({"overrides": {"output_dir": "a"}}, ["overrides sets output_dir"]),
+        ({"methods": {"x": {"checkpoint.resume": "never"}}}, ["methods.x sets checkpoint.resume"]),
+        ({"tune": grid(overrides={"seed": 3})}, ["tune.overrides sets seed"]),
         ({"output_dir": "runs/a-{time}"}, ["leave {time} out"]),
         ({"overrides": {"evaluation.sampled": False}}, ["measure=sampled", "set it to true"]),
         ({"tune": grid(seeds=[2])}, ["tune.seeds=[2]: 2 is reported too", "of their own"]),
@@ -150,6 +154,26 @@ def test_a_folder_with_runs_of_other_settings_is_refused(tmp_path: Path) -> None
     assert plan(tmp_path).reported[1].finished
     results.write_text(json.dumps({"config_hash": "another"}))
     assert f"{run.folder} holds a run with other settings" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("left", ["", '{"config_ha', "[]", "3"])
+def test_a_run_whose_results_are_broken_is_not_finished_and_goes_on(
+    tmp_path: Path, left: str
+) -> None:
+    run = plan(tmp_path).reported[0]
+    run.folder.mkdir(parents=True)
+    (run.folder / "results.json").write_text(left)
+    (run.folder / "config.yaml").write_text(to_yaml(run.config))
+    assert not plan(tmp_path).reported[0].finished
+
+
+def test_a_run_whose_recipe_is_broken_is_refused_by_its_folder(tmp_path: Path) -> None:
+    run = plan(tmp_path).reported[0]
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.yaml").write_text("command: train\nmodel: {path: tiny-su")
+    message = refusal(tmp_path)
+    assert message.startswith(f"output_dir: {run.folder} holds a run that cannot be read (")
+    assert message.endswith("remove that folder, or give another output_dir")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

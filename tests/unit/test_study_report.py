@@ -116,6 +116,14 @@ def test_a_value_with_a_failed_run_cannot_win_and_is_told(study: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("broken", ["", '{"after": ', "[]", '{"after": 3, "before": [1]}'])
+def test_broken_results_are_no_score_and_stop_no_report(study: Path, broken: str) -> None:
+    (run_folder(study, "ESPO", 1e-3, 7) / "results.json").write_text(broken)
+    results = report_study(study)
+    assert results["methods"]["ESPO"]["value"] == 1e-2
+    assert results["methods"]["ESPO"]["grid"][1]["mean"] is None
+
+
 def test_scores_costs_and_missing_runs_are_those_of_the_reported_seeds(study: Path) -> None:
     results = report_study(study)
     assert results == json.loads((study / "results.json").read_text())

@@ -91,6 +91,15 @@ def test_a_failure_is_told_by_its_last_line_and_does_not_stop_the_others(
     assert last_error(tmp_path) == "not started"
 
 
+def test_broken_results_do_not_keep_a_run_from_going_on(tmp_path: Path, command: list[str]) -> None:
+    (run,) = runs(tmp_path, 13)
+    run.folder.mkdir(parents=True)
+    (run.folder / "results.json").write_text('{"before": ')
+    run_all([run], 1, Interruption(), lambda _: None, command)
+    assert starts(run) == "1"
+    assert not (run.folder / "results.json").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_every_process_save_and_starts_no_more(
     tmp_path: Path, command: list[str], watched: Interruption, number: int

@@ -128,7 +128,7 @@ class TrainConfig(Section):
                 f"training.num_generations={self.training.num_generations}: this objective learns "
                 "from pairs; set it to 2"
             )
-        if self.training.num_generations < 2:
+        if self.training.num_generations < 2 and self.objective.grouped:
             raise ValueError(
                 f"training.num_generations={self.training.num_generations} with "
                 f"advantage.name={self.advantage.name}: a completion is compared with others of "

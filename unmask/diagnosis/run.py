@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -66,8 +67,8 @@ class Settings:
         if not self.num_mc or min(self.num_mc) < 1:
             shown = ",".join(map(str, self.num_mc))
             raise ValueError(f"--num-mc {shown!r} is no list of draws: give some, such as 1,2,4")
-        if not self.share > 0:
-            raise ValueError(f"--share {self.share} is too small: it must be above 0")
+        if not 0 < self.share < math.inf:
+            raise ValueError(f"--share {self.share} is no share: give a finite number above 0")
         unknown = [name for name in self.estimators if name not in CANDIDATES]
         if unknown:
             raise ValueError(
@@ -105,6 +106,11 @@ def diagnose(
         ValueError: for a model or data that do not fit.
     """
     began = time.monotonic()
+    if config.training.num_generations < 2:
+        raise ValueError(
+            f"training.num_generations={config.training.num_generations}: estimates are compared "
+            "with the spread between completions of a prompt; set at least 2"
+        )
     problems = build_problems(config)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = load_for_training(config, torch.device(device))

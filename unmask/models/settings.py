@@ -19,7 +19,7 @@ class LoRA:
         ValueError: if r or alpha is below 1.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
     r: int = 128
     alpha: int = 64
@@ -44,7 +44,7 @@ class Promising:
         ValueError: if top_k is below 1, or top_p outside (0, 1].
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
     top_k: int = 64
     top_p: float = 1.0
@@ -73,7 +73,7 @@ class TinyArchitecture:
         ValueError: if a size is below 1, or the heads do not divide the width evenly.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
     num_layers: int = 3
     hidden_size: int = 64

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from unmask.estimators import Block, Quadrature
 from unmask.likelihood import draw_estimates
 from unmask.objectives.base import Metric, Objective, ObjectiveInputs, ObjectiveOutput
 
@@ -36,6 +37,7 @@ class AStarPO(Objective):
     """
 
     needs_old: ClassVar[bool] = False
+    grouped: ClassVar[bool] = False
     paper: ClassVar[dict[str, dict[str, Any]]] = {
         "estimator": {"name": "elbo", "num_mc": 2, "coupled": True, "stratified": False},
     }
@@ -56,8 +58,13 @@ class AStarPO(Objective):
             raise ValueError(
                 "objective.name=astar_po takes independent draws: set estimator.stratified=false"
             )
+        if isinstance(estimator, Block):
+            raise ValueError(
+                "objective.name=astar_po takes independent draws, and the views of a completion "
+                "take different blocks: set estimator.name=elbo"
+            )
         draws = getattr(estimator, "num_mc", 1)
-        if draws is None or draws % 2 or type(estimator).__name__ == "Quadrature":
+        if draws is None or draws % 2 or isinstance(estimator, Quadrature):
             raise ValueError(
                 f"objective.name=astar_po splits the draws in two and got num_mc={draws}: set "
                 "estimator.name=elbo and an even estimator.num_mc"

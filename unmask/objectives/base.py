@@ -6,6 +6,7 @@ constant memory possible for all of them: d loss / d logp is a small tensor.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -144,16 +145,19 @@ class Objective(ABC):
         offline: True if it learns from pairs of a data set, the chosen completion before the
             rejected one, with rewards 1 and 0, and not from rollouts.
         pairwise: True if d loss / d logp of a completion needs the logp of its whole group.
+        grouped: False if no completion is compared with others of its prompt, so that one per
+            prompt is enough.
         paper: sections of a recipe that the paper's method brings along unless they are set.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
     separable: ClassVar[bool] = False
     needs_old: ClassVar[bool] = True
     sampling_logprobs: ClassVar[bool] = False
     rollout_estimator: ClassVar[dict[str, Any] | None] = None
     offline: ClassVar[bool] = False
     pairwise: ClassVar[bool] = False
+    grouped: ClassVar[bool] = True
     paper: ClassVar[dict[str, dict[str, Any]]] = {}
 
     @property
@@ -183,11 +187,13 @@ class Objective(ABC):
         raise NotImplementedError
 
     def _require(self, *names: str, above: float | None = None) -> None:
-        """Refuse settings below 0, or at and below `above`; None passes."""
+        """Refuse settings that are not finite, below 0, or at and below `above`; None passes."""
         for name in names:
             value = getattr(self, name)
             if value is None:
                 continue
+            if not -math.inf < value < math.inf:
+                raise ValueError(f"{name}={value} is no finite number: give one")
             if above is not None and value <= above:
                 raise ValueError(f"{name}={value} is too small: it must be above {above:g}")
             if above is None and value < 0:

@@ -57,6 +57,11 @@ class GDSD(Objective):
 
     def check(self, estimator: Estimator) -> None:
         """Refuse draws that are no pairs of complementary views."""
+        if isinstance(estimator, CoupledTime) and estimator.full_view:
+            raise ValueError(
+                "objective.name=gdsd takes pairs of complementary views, and a third view stands "
+                "before each: set estimator.full_view=false"
+            )
         if isinstance(estimator, ELBO) and not estimator.coupled:
             raise ValueError(
                 "objective.name=gdsd takes pairs of complementary views: set estimator.coupled=true"

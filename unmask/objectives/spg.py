@@ -54,7 +54,7 @@ class SPG(Objective):
         self._require_choice("variant", get_args(Variant))
         if not 0 <= self.omega <= 1:
             raise ValueError(f"omega={self.omega} is no share: give one in [0, 1]")
-        if self.power < 1:
+        if not self.power >= 1:
             raise ValueError(f"power={self.power} is too small: the EUBO needs at least 1")
 
     def check(self, estimator: Estimator) -> None:

@@ -34,7 +34,7 @@ class Divergence:
         ValueError: for an unknown kind, or a delta or max_ratio that is not above 0.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
     kind: Literal["tv", "kl"] = "tv"
     delta: float | None = None
@@ -46,7 +46,7 @@ class Divergence:
             raise ValueError(f"kind={self.kind!r} is unknown: choose tv or kl")
         for name in ("delta", "max_ratio"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise ValueError(f"{name}={value} is too small: it must be above 0")
 
     def drops(self, logp: Tensor, old_logp: Tensor, advantages: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from unmask.models.paths import find_local_model
 from unmask.recipe import (
     ConfigError,
     config_hash,
+    flatten,
     load_config,
     renamed,
     replaced_sections,
@@ -51,7 +52,7 @@ class StudyRun:
     @property
     def finished(self) -> bool:
         """Whether its results stand."""
-        return (self.folder / "results.json").is_file()
+        return read_results(self.folder) is not None
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,15 @@ def run_folder(study: Path, method: str, value: Any, seed: int) -> Path:
     """Where a run of a study writes."""
     name = f"seed{seed}" if value is None else f"{_slug(show(value))}-seed{seed}"
     return study / "runs" / _slug(method) / name
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """What a run's results.json holds; None where it is missing or broken, so the run goes on."""
+    try:
+        results = json.loads((folder / "results.json").read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return results if isinstance(results, dict) else None
 
 
 def show(value: Any) -> str:
@@ -145,6 +155,7 @@ def _check(config: CompareConfig) -> None:
             f"output_dir={config.output_dir!r}: a stopped study is found again by its folder; "
             "leave {time} out"
         )
+    _require_free(config)
     if len(set(config.seeds)) < len(config.seeds):
         raise ConfigError(f"seeds={config.seeds}: a seed counts once; leave out what repeats")
     if config.tune is None:
@@ -159,6 +170,20 @@ def _check(config: CompareConfig) -> None:
         raise ConfigError(
             f"tune.values={config.tune.values}: a value counts once; leave out what repeats"
         )
+
+
+def _require_free(config: CompareConfig) -> None:
+    """Refuse settings that the study itself gives to every run."""
+    tuning = {} if config.tune is None else config.tune.overrides
+    layers = {"overrides": config.overrides, "tune.overrides": tuning}
+    layers |= {f"methods.{name}": settings for name, settings in config.methods.items()}
+    for where, settings in layers.items():
+        given = flatten(expanded(settings))
+        for key in ("seed", "output_dir", "checkpoint.resume"):
+            if key in given:
+                raise ConfigError(
+                    f"{where} sets {key}, which a study gives to each of its runs: leave it out"
+                )
 
 
 def _base(config: CompareConfig) -> dict[str, Any]:
@@ -226,16 +251,19 @@ def _require_other_problems(run: StudyRun, reported: StudyRun) -> None:
 
 def _require_same(run: StudyRun) -> None:
     """Refuse a folder whose run had other settings."""
-    results, recipe = run.folder / "results.json", run.folder / "config.yaml"
+    results, recipe = read_results(run.folder), run.folder / "config.yaml"
     wanted = config_hash(run.config)
     found: str | None = wanted
-    try:
-        if results.is_file():
-            found = json.loads(results.read_text("utf-8")).get("config_hash")
-        elif recipe.is_file():
+    if results is not None:
+        found = results.get("config_hash")
+    elif recipe.is_file():
+        try:
             found = config_hash(load_config([str(recipe)], "train"))
-    except ValueError:
-        found = None
+        except ConfigError as error:
+            raise ConfigError(
+                f"output_dir: {run.folder} holds a run that cannot be read ({error}): remove that "
+                "folder, or give another output_dir"
+            ) from None
     if found != wanted:
         raise ConfigError(
             f"output_dir: {run.folder} holds a run with other settings: a study goes on with the "

@@ -10,7 +10,7 @@ from typing import Any, cast
 from unmask.config import CompareConfig
 from unmask.recipe import load_config
 from unmask.report.run_folder import RunRecord, number, read_run
-from unmask.study.plan import STUDY_FILE, run_folder, show
+from unmask.study.plan import STUDY_FILE, read_results, run_folder, show
 from unmask.study.runner import last_error
 from unmask.study.statistics import bootstrap_interval, interquartile_mean
 
@@ -111,7 +111,7 @@ def _grid(
 
 
 def _read(run: Path, unfinished: list[str], method: str, value: Any, seed: int) -> RunRecord | None:
-    if (run / "results.json").is_file():
+    if read_results(run) is not None:
         return read_run(run)
     at = "" if value is None else f" at {show(value)}"
     unfinished.append(f"{method}{at}, seed {seed}: {last_error(run)}")
@@ -122,7 +122,7 @@ def _row(run: RunRecord, measure: str, study: Path) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     quantity = "accuracy"
     for when in ("before", "after"):
-        measured = (run.results.get(when) or {}).get(measure) or {}
+        measured = _mapping(_mapping(run.results.get(when)).get(measure))
         if number(measured.get("accuracy")) is None:
             quantity = "reward"
         scores[when] = number(measured.get(quantity))
@@ -133,6 +133,11 @@ def _row(run: RunRecord, measure: str, study: Path) -> dict[str, Any]:
         **scores,
         **costs,
     }
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """What a broken results.json may hold instead counts as nothing."""
+    return value if isinstance(value, dict) else {}
 
 
 def _summary(scores: Sequence[float | None]) -> dict[str, float] | None:

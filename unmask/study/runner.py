@@ -81,6 +81,8 @@ def last_error(folder: Path) -> str:
 
 def _start(run: StudyRun, command: Sequence[str]) -> subprocess.Popen[bytes]:
     run.folder.mkdir(parents=True, exist_ok=True)
+    # What stands there is broken, or the run would have finished; it must go on, not begin anew.
+    (run.folder / "results.json").unlink(missing_ok=True)
     recipe = run.folder / "recipe.yaml"
     recipe.write_text(to_yaml(run.config), "utf-8")
     with (run.folder / LOG_FILE).open("ab") as log:

@@ -73,9 +73,17 @@ def load_dataset(name: str, split: str, text_columns: Sequence[str] = ()) -> Dat
         return datasets.load_dataset(hub, configuration or None, split=split)
     except Exception as error:
         raise ValueError(
-            f"dataset {name!r} (split {split!r}) cannot be read: {in_one_line(error)}; give "
+            f"dataset {name!r} (split {split!r}) cannot be read: {_reason(path, error)}; give "
             "a JSON, CSV or Parquet file, a folder of such files, or a hub id that can be reached"
         ) from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why a data set cannot be read; the library's own words often only say that it failed."""
+    if "corresponds to no data" in str(error) or (path.is_file() and not path.stat().st_size):
+        return "it holds no rows"
+    cause = error.__cause__ if path.exists() and error.__cause__ is not None else error
+    return in_one_line(cause)
 
 
 def require_column(dataset: Dataset, name: str, source: str) -> None:
@@ -111,7 +119,7 @@ def encode_examples(
     examples, dropped = [], 0
     for index, row in enumerate(dataset):
         prompt = row.pop("prompt")
-        _require_prompt(prompt, index, source)
+        require_prompt(prompt, index, source)
         ids = encode(prompt)
         if len(ids) <= max_prompt_length:
             examples.append(Example(index, prompt, ids, row))
@@ -141,7 +149,8 @@ def encode_examples(
     return examples
 
 
-def _require_prompt(prompt: Any, index: int, source: str) -> None:
+def require_prompt(prompt: Any, index: int, source: str) -> None:
+    """Raise ValueError unless a prompt is a text or a list of messages."""
     messages = prompt if isinstance(prompt, list) and prompt else [None]
     if not isinstance(prompt, str) and not all(
         isinstance(item, Mapping) and isinstance(item.get("content"), str) and item.get("role")

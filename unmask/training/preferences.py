@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import torch
 from unmask.generation import prompt_text
 from unmask.models.policy import Policy
 from unmask.sampling.sampler import completion_lengths
-from unmask.training.data import Example, check_fit, require_column
+from unmask.training.data import Example, check_fit, require_column, require_prompt
 from unmask.training.policy_gradient import Completions
 from unmask.training.rollout import Rollout
 
@@ -20,23 +20,36 @@ if TYPE_CHECKING:
 
 # In the order of a pair, with their rewards.
 SIDES = {"chosen": 1.0, "rejected": 0.0}
+PREFERENCE_COLUMNS = ("prompt", *SIDES)
 
 
 def require_preferences(data: Dataset) -> None:
-    """Raise ValueError unless the data set has the columns of preference pairs."""
-    for name in ("prompt", *SIDES):
-        require_column(data, name, "the preference set")
+    """Raise ValueError unless every row is a pair of two different replies to a prompt."""
+    source = "the preference set"
+    for name in PREFERENCE_COLUMNS:
+        require_column(data, name, source)
+    for index, row in enumerate(data):
+        require_prompt(row["prompt"], index, source)
+        chosen, rejected = (_reply(row[side], side, index) for side in SIDES)
+        if chosen == rejected:
+            raise ValueError(
+                f"preference pair {index} has chosen and rejected both {repr(chosen)[:60]}: "
+                "nothing is preferred in it; leave the pair out"
+            )
 
 
 def encode_preferences(examples: Sequence[Example], policy: Policy, canvas: int) -> list[Example]:
     """Examples with the token ids of both completions; those longer than the canvas are dropped.
 
     Raises:
-        ValueError: for a completion that is no text, or if no pair fits.
+        ValueError: if no pair fits.
     """
     kept = []
     for example in examples:
-        ids = {side: _encode(example, side, policy) for side in SIDES}
+        ids = {
+            side: policy.encode_completion(_reply(example.columns[side], side, example.index))
+            for side in SIDES
+        }
         if max(map(len, ids.values())) <= canvas:
             kept.append(replace(example, columns={**example.columns, "ids": ids}))
     check_fit(len(kept), len(examples), canvas, "preference pair")
@@ -84,16 +97,18 @@ def preference_rollout(
     )
 
 
-def _encode(example: Example, side: str, policy: Policy) -> list[int]:
-    value = example.columns[side]
-    messages = isinstance(value, list) and value and isinstance(value[-1], dict)
-    text = value[-1].get("content") if messages else value
-    if not isinstance(text, str):
+def _reply(value: Any, side: str, index: int) -> str:
+    """The text of one side of a pair: the value itself, or the last of a list of messages."""
+    text = value
+    if isinstance(value, list) and value and isinstance(value[-1], Mapping):
+        # A conversation that ends with the user's turn has no reply.
+        text = None if value[-1].get("role") == "user" else value[-1].get("content")
+    if not isinstance(text, str) or not text.strip():
         raise ValueError(
-            f"{side} of preference pair {example.index} is {str(value)[:60]!r}: give a text, or "
-            "messages that end with the reply"
+            f"{side} of preference pair {index} is {repr(value)[:60]}: give a text that is not "
+            "empty, or messages that end with the reply"
         )
-    return policy.encode_completion(text)
+    return text
 
 
 def _record(

@@ -88,7 +88,8 @@ def score(
         second term of the same name is called name_2.
 
     Raises:
-        RewardError: if a term raises, or returns a wrong number of values, NaN or no numbers.
+        RewardError: if a term raises, or returns a wrong number of values, NaN or no numbers; or
+            if the sum is not finite.
     """
     results = [_call(term, prompts, completions, completion_ids, columns) for term in terms]
     totals = []
@@ -98,8 +99,21 @@ def score(
             for term, values in zip(terms, results, strict=True)
             if (value := values[row]) is not None
         ]
-        totals.append(math.fsum(parts) if parts else math.nan)
+        totals.append(_total(parts, row) if parts else math.nan)
     return totals, dict(zip(_distinct([term.name for term in terms]), results, strict=True))
+
+
+def _total(parts: Sequence[float], row: int) -> float:
+    try:
+        total = math.fsum(parts)
+    except OverflowError:
+        total = math.inf
+    if not math.isfinite(total):
+        raise RewardError(
+            f"the weighted rewards of completion {row} add up to {total}: scale them down, or "
+            "lower reward.weight"
+        )
+    return total
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -133,7 +133,10 @@ def collect(
         "group_norm": {"eps": advantage.eps, "unbiased": advantage.unbiased},
         "rloo_scaled": {"eps": advantage.eps},
     }.get(advantage.name, {})
-    advantages = ADVANTAGES[advantage.name](rewards, group_size, **options).float()
+    if group_size > 1:
+        advantages = ADVANTAGES[advantage.name](rewards, group_size, **options).float()
+    else:
+        advantages = torch.zeros(len(rewards))  # an objective that compares nothing reads none
     device = policy.denoiser.device
     prompt_ids, prompt_mask = policy.pad_prompts([example.prompt_ids for example in repeated])
     prompt_ids, prompt_mask = prompt_ids.to(device), prompt_mask.to(device)

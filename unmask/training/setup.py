@@ -18,7 +18,7 @@ from unmask.tasks import Task, get_task
 from unmask.tasks.draws import MOST_EXAMPLES
 from unmask.tasks.reasoning_gym import ReasoningGym
 from unmask.training.data import Example, encode_examples, load_dataset, require_column
-from unmask.training.preferences import require_preferences
+from unmask.training.preferences import PREFERENCE_COLUMNS, require_preferences
 from unmask.training.rewards import RewardFunction, RewardTerm, load_function
 
 # `task.dataset` for the few problems that the package brings along.
@@ -258,7 +258,8 @@ def read_task(config: TrainConfig, task: Task, split: str, size: int | None) -> 
                 "a number"
             )
         return task.build(split, size=size or MOST_EXAMPLES, seed=config.seed, prompt=prompt)
-    data = load_dataset(settings.dataset, split, getattr(task, "text_columns", ()))
+    text = (*getattr(task, "text_columns", ()), *PREFERENCE_COLUMNS)
+    data = load_dataset(settings.dataset, split, text)
     return task.convert(data, prompt) if hasattr(task, "convert") and len(data) else data
 
 

@@ -247,13 +247,15 @@ class Trainer:
         else:
             rollout = self._sample(mine, first_sequence)
         records = gather_object(rollout.records)
-        zero_std = gather_object([zero_std_fraction(rollout.rewards, group_size)])
+        # Ranks may have different numbers of groups.
+        equal = len(mine) * zero_std_fraction(rollout.rewards, group_size)
+        zero_std = sum(gather_object([equal])) / per_round
         num_tokens = sum(gather_object([rollout.num_tokens]))
         seconds = time.monotonic() - began
         progress.completions += len(records)
         self._forwards += rollout.num_forwards
         self._round_metrics = {
-            **summarise_records(records, sum(zero_std) / len(zero_std)),
+            **summarise_records(records, zero_std),
             **summarise_mismatch(gather_object([rollout.mismatch])),
             "tokens_per_second": num_tokens / seconds,
             "seconds_rollout": seconds,
