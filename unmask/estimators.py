@@ -28,6 +28,8 @@ class DrawContext:
             one update.
         update: of the round, from 0.
         num_updates: mu, updates of a round.
+        entropy: float [B, L] in nats, of the distribution that each token was revealed from; None
+            where the estimator does not read it.
     """
 
     seeds: Sequence[int]
@@ -39,12 +41,18 @@ class DrawContext:
     round_seeds: Sequence[int] | None = None
     update: int = 0
     num_updates: int = 1
+    entropy: torch.Tensor | None = None
 
 
 class Estimator(ABC):
     """Settings of one estimator; `draw` turns them into maskings."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
+
+    @property
+    def reads_entropy(self) -> bool:
+        """Whether `draw` needs the entropies of the rollout."""
+        return False
 
     @abstractmethod
     def draw(self, context: DrawContext) -> Maskings:
@@ -281,6 +289,8 @@ class Trajectory(Estimator):
         num_mc: steps per completion, one forward pass each; null = all of them.
         shrink: consecutive steps that are taken as one.
         stratified: spread a completion's steps evenly.
+        steps: how they are drawn: uniform, or in proportion to the entropy of a step's tokens, and
+            weighed back to uniform.
         until: the last step to learn from: the last that revealed text (any other token than an
             EOS), or the last that revealed a token up to and including the first EOS.
     """
@@ -288,6 +298,7 @@ class Trajectory(Estimator):
     num_mc: int | None = 24
     shrink: int = 1
     stratified: bool = True
+    steps: Literal["uniform", "entropy"] = "uniform"
     until: Literal["text", "first_eos"] = "text"
 
     def __post_init__(self) -> None:
@@ -297,12 +308,26 @@ class Trajectory(Estimator):
             raise ValueError(f"shrink={self.shrink} is too small: give at least 1")
         if self.until not in ("text", "first_eos"):
             raise ValueError(f"until={self.until!r} is unknown: choose text or first_eos")
+        if self.steps not in ("uniform", "entropy"):
+            raise ValueError(f"steps={self.steps!r} is unknown: choose uniform or entropy")
+        if self.reads_entropy and self.num_mc is None:
+            raise ValueError("steps=entropy draws steps, and num_mc=null takes all: give a number")
+
+    @property
+    def reads_entropy(self) -> bool:
+        """Whether steps are drawn by their entropy."""
+        return self.steps == "entropy"
 
     def draw(self, context: DrawContext) -> Maskings:
         """See `unmask.maskings_trajectory.draw_trajectory`."""
         from unmask.maskings import make_generators
         from unmask.maskings_trajectory import draw_trajectory, last_steps
 
+        if self.reads_entropy and context.entropy is None:
+            raise ValueError(
+                "estimator.steps=entropy reads the entropies of a rollout, and here are none: set "
+                "estimator.steps=uniform"
+            )
         last = last_steps(
             context.step_map,
             context.lengths,
@@ -316,6 +341,7 @@ class Trajectory(Estimator):
             self.num_mc,
             shrink=self.shrink,
             stratified=self.stratified,
+            entropy=context.entropy if self.reads_entropy else None,
         )
 
 

@@ -108,6 +108,7 @@ def draw_trajectory(
     *,
     shrink: int = 1,
     stratified: bool = True,
+    entropy: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Maskings:
     """States of the rollout before a denoising step (AGRPO, arXiv 2510.04019; TraceRL).
@@ -127,21 +128,38 @@ def draw_trajectory(
         num_mc: steps per sequence; None takes all of them, in order. Sequences of fewer steps than
             others then end in views that score nothing, and their weights make up for it.
         shrink: consecutive steps that are taken as one.
-        stratified: space a sequence's steps evenly from one random start, in integers.
+        stratified: space a sequence's steps evenly from one random start, in integers; with
+            `entropy`, evenly in probability.
+        entropy: float [B, L] in nats, of the distribution that each token was revealed from. A
+            step is then drawn in proportion to the sum over its tokens, and weighs 1 / (T_i times
+            its probability). None = steps are drawn uniformly.
         dtype: of the weights.
 
     Raises:
-        ValueError: if `num_mc` or `shrink` is below 1.
+        ValueError: if `num_mc` or `shrink` is below 1, or `entropy` comes with `num_mc` None.
     """
+    if num_mc is None and entropy is not None:
+        raise ValueError("num_mc=None takes all steps, so none is drawn by its entropy: give one")
     for name, value in (("num_mc", num_mc), ("shrink", shrink)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} is too small: it must be at least 1")
     step_map, last = step_map.cpu(), last.cpu()
     num_steps = last // shrink + 1
+    merged = step_map // shrink
     if num_mc is None:
         views = int(num_steps.max())
         steps = torch.arange(views).expand(len(generators), -1)
-        weight = views / num_steps.to(dtype)
+        weight = (views / num_steps.to(dtype))[:, None]
+    elif entropy is not None:
+        counted = entropy.cpu().double().masked_fill(step_map > last[:, None], 0.0)
+        share = _shares(merged, counted, num_steps)
+        steps = torch.stack(
+            [
+                _pick_by_share(generator, row, num_mc, stratified)
+                for generator, row in zip(generators, share, strict=True)
+            ]
+        )
+        weight = (1 / (num_steps[:, None] * share.gather(1, steps))).to(dtype)
     else:
         steps = torch.stack(
             [
@@ -149,12 +167,11 @@ def draw_trajectory(
                 for generator, size in zip(generators, num_steps.tolist(), strict=True)
             ]
         )
-        weight = torch.ones(len(generators), dtype=dtype)
-    merged = (step_map // shrink)[:, None]
-    step = steps[..., None]
+        weight = torch.ones(len(generators), 1, dtype=dtype)
+    merged, step = merged[:, None], steps[..., None]
     exists = step < num_steps[:, None, None]
     scored = (merged == step) & (step_map <= last[:, None])[:, None] & exists
-    return Maskings((merged >= step) & exists, weight[:, None, None] * scored)
+    return Maskings((merged >= step) & exists, weight[..., None] * scored)
 
 
 def draw_left_to_right(batch: int, length: int, *, dtype: torch.dtype = torch.float32) -> Maskings:
@@ -181,3 +198,24 @@ def _pick_steps(
         return torch.randint(num_steps, (num_mc,), generator=generator)
     start = torch.randint(num_steps, (1,), generator=generator)
     return (start + torch.arange(num_mc) * num_steps // num_mc) % num_steps
+
+
+def _shares(steps: Tensor, entropy: Tensor, num_steps: Tensor) -> Tensor:
+    """Each step's share of its sequence's entropy, float64 [B, most steps]; uniform if all is 0."""
+    most = int(num_steps.max())
+    total = entropy.new_zeros(len(steps), most).scatter_add_(1, steps.clamp(max=most - 1), entropy)
+    flat = (torch.arange(most) < num_steps[:, None]).to(total.dtype)
+    total = torch.where(total.sum(1, keepdim=True) > 0, total, flat)
+    return total / total.sum(1, keepdim=True)
+
+
+def _pick_by_share(
+    generator: torch.Generator, share: Tensor, num_mc: int, stratified: bool
+) -> Tensor:
+    """Steps int64 [num_mc], each of them with the probability of its share, float64 [steps]."""
+    points = torch.rand(1 if stratified else num_mc, dtype=torch.float64, generator=generator)
+    if stratified:
+        points = (points + torch.arange(num_mc)) / num_mc
+    found = torch.searchsorted(share.cumsum(0), points, right=True)
+    # Rounding may leave the sum below 1: no step of share 0 is picked for it.
+    return found.clamp(max=int(share.nonzero().max()))

@@ -67,6 +67,7 @@ class Subject:
         mask_token_id: the token that stands for "hidden".
         max_tokens: padded tokens of one forward pass.
         seed: of all draws.
+        entropy: float [B, L] or None, see `DrawContext`.
     """
 
     model: nn.Module
@@ -77,6 +78,7 @@ class Subject:
     mask_token_id: int
     max_tokens: int
     seed: int
+    entropy: Tensor | None = None
 
     @property
     def canvas(self) -> int:
@@ -93,6 +95,7 @@ class Subject:
             canvas=self.canvas,
             step_map=self.step_map,
             eos=self.eos,
+            entropy=self.entropy,
         )
         return estimator.draw(context).to(ids.device)
 

@@ -182,6 +182,7 @@ def subject_of(policy: Policy, rollout: Rollout, config: TrainConfig) -> Subject
         policy.family.mask_token_id,
         config.training.tokens_per_pass,
         config.seed,
+        rollout.entropy,
     )
 
 

@@ -34,8 +34,12 @@ class Candidates:
     @property
     def entropies(self) -> Tensor:
         """In nats, float32 [S]."""
-        logp = self.logp
-        return -(logp.exp() * logp.clamp(min=finfo(logp.dtype).min)).sum(-1)
+        return entropies(self.logp)
+
+
+def entropies(logp: Tensor) -> Tensor:
+    """Of distributions given by their log-probabilities, in nats: float [S, V] to [S]."""
+    return -(logp.exp() * logp.clamp(min=finfo(logp.dtype).min)).sum(-1)
 
 
 def low_confidence(candidates: Candidates) -> Tensor:

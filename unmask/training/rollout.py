@@ -15,7 +15,8 @@ from unmask.config import TrainConfig
 from unmask.generation import prompt_text
 from unmask.maskings import derive_seed
 from unmask.models.policy import Policy
-from unmask.sampling.sampler import OnStep
+from unmask.sampling.entropies import Entropies
+from unmask.sampling.sampler import OnStep, Reveal
 from unmask.training.data import Example
 from unmask.training.mismatch import Mismatch
 from unmask.training.policy_gradient import Completions
@@ -40,6 +41,7 @@ class Rollout:
         num_tokens: completion tokens that were denoised.
         num_forwards: sequences x denoising passes spent.
         values: float32 [B], `Objective.value` of the prompts, or None.
+        entropy: float32 [B, L], see `unmask.sampling.entropies`, where the estimator reads it.
         mismatch: what was measured of an approximate sampler, by name.
     """
 
@@ -53,6 +55,7 @@ class Rollout:
     num_tokens: int
     num_forwards: int = 0
     values: Tensor | None = None
+    entropy: Tensor | None = None
     mismatch: dict[str, list[float]] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -67,7 +70,8 @@ class Rollout:
             "rewards": self.rewards,
             "advantages": self.advantages,
         }
-        return tensors if self.values is None else {**tensors, "values": self.values}
+        optional = {"values": self.values, "entropy": self.entropy}
+        return tensors | {name: value for name, value in optional.items() if value is not None}
 
     @staticmethod
     def from_tensors(tensors: dict[str, Tensor], device: torch.device) -> Rollout:
@@ -83,6 +87,7 @@ class Rollout:
             [],
             int((tensors["step_map"] < tensors["step_map"].shape[1]).sum()),
             values=tensors.get("values"),
+            entropy=tensors.get("entropy"),
         )
 
 
@@ -115,7 +120,16 @@ def collect(
     repeated = [example for example in examples for _ in range(group_size)]
     sequence_ids = list(range(first_sequence, first_sequence + len(repeated)))
     seeds = [derive_seed("rollout", config.seed, rollout, number) for number in sequence_ids]
+    device = policy.denoiser.device
     gap = Mismatch(config.mismatch, sampler, seeds)
+    entropies = Entropies(len(repeated), sampler.gen_length, device)
+    wanted = [gap.probe, entropies if config.estimator.reads_entropy else None]
+    observers = [observer for observer in wanted if observer is not None]
+
+    def observe(reveal: Reveal) -> None:
+        for observer in observers:
+            observer(reveal)
+
     scored = write_and_score(
         policy,
         repeated,
@@ -125,7 +139,7 @@ def collect(
         exact=problems.exact,
         max_tokens=max_tokens,
         on_step=on_step,
-        on_reveal=gap.probe,
+        on_reveal=observe if observers else None,
     )
     samples, ids = scored.samples, scored.samples.completion_ids.tolist()
     rewards = torch.tensor(scored.totals, dtype=torch.float64)
@@ -137,7 +151,6 @@ def collect(
         advantages = ADVANTAGES[advantage.name](rewards, group_size, **options).float()
     else:
         advantages = torch.zeros(len(rewards))  # an objective that compares nothing reads none
-    device = policy.denoiser.device
     prompt_ids, prompt_mask = policy.pad_prompts([example.prompt_ids for example in repeated])
     prompt_ids, prompt_mask = prompt_ids.to(device), prompt_mask.to(device)
     weights = gap.weights(policy.denoiser, prompt_ids, prompt_mask, samples, max_tokens)
@@ -172,6 +185,7 @@ def collect(
         records,
         int((samples.step_map < sampler.steps).sum()),
         samples.num_forwards,
+        entropy=entropies.values.cpu() if config.estimator.reads_entropy else None,
         mismatch=gap.measure(policy.denoiser, prompt_ids, prompt_mask, max_tokens),
     )
 

@@ -243,6 +243,7 @@ class Updater:
             round_seeds=seeds("round"),
             update=index,
             num_updates=self._config.training.num_iterations,
+            entropy=rollout.entropy,
         )
         return estimator.draw(context).to(ids.device)
 
