@@ -17,6 +17,7 @@ from torch import Tensor
 from unmask.chat import chat
 from unmask.models.adapt import adapt
 from unmask.models.policy import load_policy
+from unmask.models.settings import LoRA
 from unmask.sampling.sampler import sample
 from unmask.sampling.settings import Sampler
 from unmask.watch import watch_completion
@@ -181,6 +182,71 @@ def test_a_template_that_fails_is_one_line(template: str, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="the chat template of") as caught:
         policy.encode([{"role": "user", "content": "w1"}])
     assert "\n" not in str(caught.value)
+
+
+def with_adapters(folder: Path) -> Path:
+    """The folder of adapters on a checkpoint beside it."""
+    policy = load("sdar", folder / "base", lora=LoRA(r=2, alpha=4))
+    policy.save(folder / "adapters")
+    return folder / "adapters"
+
+
+def change_adapters(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
+    file = folder / "adapter_model.safetensors"
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file, {"format": "pt"})
+
+
+def narrow(weights: dict[str, Tensor]) -> None:
+    name = min(weights)
+    weights[name] = weights[name][:, :-1].clone()
+
+
+def pickle(folder: Path) -> None:
+    file = folder / "adapter_model.safetensors"
+    torch.save(load_file(file), folder / "adapter_model.bin")
+    file.unlink()
+
+
+def cut_off(folder: Path) -> None:
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-50])
+
+
+def config_with(**fields: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = folder / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (pickle, "has no adapter_model.safetensors"),
+        (cut_off, "do not fit their base or are damaged"),
+        (lambda folder: change_adapters(folder, narrow), "do not fit their base"),
+        (lambda folder: change_adapters(folder, lambda w: w.pop(min(w))), "is missing or left"),
+        (
+            lambda folder: change_adapters(folder, lambda w: w.update({"a.lora_A": w[min(w)] + 0})),
+            "a.lora_A is missing or left over",
+        ),
+        (config_with(r=7), "do not fit their base"),
+        (config_with(r="x"), "do not fit their base"),
+        (config_with(peft_type="PROMPT_TUNING"), "only LORA"),
+        (config_with(target_modules=["none"]), "do not fit their base"),
+        (lambda folder: (folder / "unmask.json").write_text('{"family": 5}'), "family=5"),
+    ],
+)
+def test_spoiled_adapters_are_refused_in_one_line(
+    spoil: Callable[[Path], Any], words: str, tmp_path: Path
+) -> None:
+    folder = with_adapters(tmp_path)
+    load_policy(str(folder))
+    spoil(folder)
+    assert words in refusal(folder)
 
 
 def test_text_that_is_no_unicode_is_one_line(tmp_path: Path) -> None:

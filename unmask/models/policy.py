@@ -304,6 +304,11 @@ def _read(path: str, mask_token_id: int | None, block_length: int | None) -> _Fi
         if (folder / ADAPTER_DEFAULTS).is_file():
             defaults = read_json(folder / ADAPTER_DEFAULTS, path)
             told = defaults.pop("family", {})
+            if not isinstance(told, dict):
+                raise ValueError(
+                    f"{path} has family={told!r} in {ADAPTER_DEFAULTS}, which is none that unmask "
+                    "writes: save the adapters again"
+                )
             block_length = block_length or told.get("block_length")
             mask_token_id = told.get("mask_token_id") if mask_token_id is None else mask_token_id
     config = read_json(base / "config.json", path)
