@@ -15,7 +15,7 @@ from unmask.generation import sample
 from unmask.models.policy import Policy, load_policy
 from unmask.recipe import parse_overrides, validate
 from unmask.sampling.settings import Sampler
-from unmask.watch import Frame, merge_sections
+from unmask.watch import Frame, merge_sections, model_options
 
 HELP = "empty line or /quit: leave; /new: forget the conversation"
 
@@ -35,7 +35,7 @@ def chat(
 
     Args:
         model: a folder, a packaged model's name, or a hub id.
-        overrides: dotted keys of `sampler` and `seed`.
+        overrides: dotted keys of `model`, `sampler` and `seed`.
         console: where to draw.
         delay: seconds between steps on a terminal.
         read: asks for a message.
@@ -44,7 +44,7 @@ def chat(
         ValueError: for a model, settings or a message that do not fit.
     """
     given = parse_overrides(overrides)
-    policy = load_policy(model)
+    policy = load_policy(model, **model_options(given))
     config = validate(TrainConfig, merge_sections(policy.defaults, given))
     assert isinstance(config, TrainConfig)
     console.print(Text(HELP, style="dim"))

@@ -32,7 +32,7 @@ def watch_completion(
     Args:
         model: a folder, a packaged model's name, or a hub id.
         prompt: a user's message; None = a held-out problem of the model's task.
-        overrides: dotted keys of `sampler`, `task` and `seed`.
+        overrides: dotted keys of `model`, `sampler`, `task` and `seed`.
         console: where to draw.
         delay: seconds between steps on a terminal.
 
@@ -40,7 +40,7 @@ def watch_completion(
         ValueError: for a model or settings that do not fit.
     """
     given = parse_overrides(overrides)
-    policy = load_policy(model)
+    policy = load_policy(model, **model_options(given))
     config = validate(TrainConfig, merge_sections(policy.defaults, given))
     assert isinstance(config, TrainConfig)
     messages = _problem(policy, config) if prompt is None else _as_prompt(policy, prompt)
@@ -94,7 +94,9 @@ class Frame:
                 colour = COLOURS[min(int(sure * len(COLOURS)), len(COLOURS) - 1)]
                 text.append(f"{token.strip() or token} ", style=colour)
         title = f"step {step + 1} of {self._sampler.steps}"
-        return Panel(text, title=self._prompt[-200:], subtitle=title, title_align="left")
+        # As text: a prompt may have brackets, which rich takes for markup.
+        prompt = Text(self._prompt[-200:])
+        return Panel(text, title=prompt, subtitle=title, title_align="left")
 
 
 def _problem(policy: Policy, config: TrainConfig) -> Prompt:
@@ -112,6 +114,20 @@ def _as_prompt(policy: Policy, text: str) -> Prompt:
     if policy.tokenizer.chat_template is None:
         return text
     return [{"role": "user", "content": text}]
+
+
+def model_options(given: dict[str, Any]) -> dict[str, Any]:
+    """What overrides ask of `load_policy`, without what is for training alone.
+
+    Raises:
+        ConfigError: for keys that `model` has not, and a second path.
+    """
+    section = given.get("model", {})
+    options = dict(validate(TrainConfig, {"model": section}).model)
+    if "path" in section:
+        raise ConfigError(f"model.path={section['path']} beside MODEL: name the model once")
+    del options["path"]
+    return {**options, "lora": None, "gradient_checkpointing": False}
 
 
 def merge_sections(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -27,8 +27,8 @@ def talk(
         prompts.append(list(prompt[0]) if isinstance(prompt[0], list) else prompt[0])
         return write(policy, prompt, *args, **kwargs)
 
-    def loaded(path: str) -> Any:
-        policy = load(path)
+    def loaded(path: str, **options: Any) -> Any:
+        policy = load(path, **options)
         policy.tokenizer.chat_template = template
         return policy
 

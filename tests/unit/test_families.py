@@ -301,6 +301,7 @@ def test_an_unknown_type_lists_the_families(tmp_path: Path) -> None:
     ("model_type", "words"),
     [
         ("diffusion_gemma", "random ones instead of a mask token"),
+        ("DiffusionGemma", "random ones instead of a mask token"),
         ("sdar_moe", "never checked"),
         ("illada", "in no file of the checkpoint"),
         ("diffllama", "autoregressive"),

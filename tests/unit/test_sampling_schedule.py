@@ -235,6 +235,7 @@ def test_lengths_count_up_to_and_including_the_first_eos() -> None:
     ("settings", "words"),
     [
         ({"gen_length": 0}, "gen_length=0 is too small"),
+        ({"temperature": 1e-40}, "temperature=1e-40 is too small"),
         ({"steps": 0}, "steps=0 is too small"),
         ({"block_length": -1}, "block_length=-1 is too small"),
         ({"gen_length": 20, "block_length": 8}, "not a multiple of block_length=8"),

@@ -16,7 +16,14 @@ from unmask.models.denoiser import Denoiser
 from unmask.models.export import require_new_folder
 from unmask.models.families import RECORD, Family, find_spec
 from unmask.models.families.spec import FamilySpec
-from unmask.models.loading import load_tokenizer, read_json, read_network, require_bidirectional
+from unmask.models.loading import (
+    known_ids,
+    load_tokenizer,
+    read_json,
+    read_network,
+    require_bidirectional,
+    require_layers,
+)
 from unmask.models.paths import resolve_model_path
 from unmask.models.policy import Policy
 from unmask.models.weights import StoredTensors
@@ -88,15 +95,15 @@ def _add_mask_token(network: Any, tokenizer: Any) -> int:
     if tokenizer.mask_token_id is None:
         tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
     mask_token_id: int = tokenizer.mask_token_id
-    rows = network.get_input_embeddings().weight.shape[0]
+    rows, needed = network.get_input_embeddings().weight.shape[0], max(known_ids(tokenizer)) + 1
     # Many vocabularies end in rows without a token, which the mask token may take.
-    if len(tokenizer) > rows:
-        network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if needed > rows:
+        network.resize_token_embeddings(needed, mean_resizing=False)
     known = min(rows, mask_token_id)
     weights = [network.get_input_embeddings().weight]
     if not network.config.tie_word_embeddings:
         weights.append(network.get_output_embeddings().weight)
-    if mask_token_id == len(tokenizer) - 1:
+    if mask_token_id == needed - 1:
         for weight in weights:
             weight[mask_token_id] = weight[:known].float().mean(0).to(weight.dtype)
     return mask_token_id
@@ -115,11 +122,13 @@ def _read_folder(path: str) -> tuple[Any, Any, FamilySpec]:
             f"{path} has model_type {spec.network!r}, which is not adapted: choose a checkpoint of "
             f"{', '.join(ADAPTABLE)}"
         )
+    stored = StoredTensors(folder, path)
+    require_layers(content, stored, path)
     tokenizer: Any = load_tokenizer(folder, spec, path)
     network, _ = read_network(
         folder,
         lambda: AutoConfig.from_pretrained(folder, trust_remote_code=False),
-        StoredTensors(folder, path),
+        stored,
         None,
         source=path,
         dtype="auto",

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
+from unmask.errors import in_one_line
 from unmask.models.families.spec import FamilySpec
 from unmask.models.loading import read_json
 from unmask.models.settings import LoRA
@@ -43,11 +45,34 @@ def load_adapters(network: PreTrainedModel, folder: Path, lora: LoRA | None) -> 
     """The network with saved adapters, trainable if `lora` asks for adapters of their shape.
 
     Raises:
-        ValueError: if `lora` asks for another shape.
+        ValueError: if they are no LoRA adapters of this network in safetensors, or `lora` asks for
+            another shape.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
-    module = PeftModel.from_pretrained(network, folder, is_trainable=lora is not None)
+    kind = read_json(folder / "adapter_config.json", str(folder)).get("peft_type")
+    if kind != "LORA":
+        raise ValueError(f"{folder} has peft_type {kind!r}: only LORA adapters are read")
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        raise ValueError(f"{folder} has no {file.name}: save the adapters in that format")
+    try:
+        module = PeftModel.from_pretrained(network, folder, is_trainable=lora is not None)
+        # Of tensors without a place, and places without a tensor, peft only warns.
+        with safe_open(file, framework="pt") as opened:
+            stored = {name for name in opened.keys() if ".lora_" in name}  # noqa: SIM118
+        state = get_peft_model_state_dict(module, save_embedding_layers=False)
+    except Exception as error:
+        raise ValueError(
+            f"{folder} has adapters that do not fit their base or are damaged "
+            f"({in_one_line(error)}): give the whole folder, and the base that they belong to"
+        ) from error
+    different = sorted(stored ^ {name for name in state if ".lora_" in name})
+    if different:
+        raise ValueError(
+            f"{folder} does not fit its adapter_config.json: {different[0]} is missing or left "
+            "over; give the whole folder"
+        )
     found: Any = module.peft_config["default"]
     if lora is not None and (found.r, found.lora_alpha) != (lora.r, lora.alpha):
         raise ValueError(

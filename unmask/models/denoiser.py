@@ -212,6 +212,8 @@ class Denoiser(nn.Module):
             cache: of N rows, realigned.
         """
         assert self.block_length is not None
+        if not width:
+            return
         prompts = ids[:, :width]
         mask = torch.ones_like(prompts) if attention_mask is None else attention_mask[:, :width]
         _, which = torch.stack([prompts * mask, mask], 1).unique(dim=0, return_inverse=True)

@@ -42,9 +42,9 @@ def read_json(file: Path, source: str) -> dict[str, Any]:
         raise ValueError(f"{source} has no {file.name}: give the folder of a saved model")
     try:
         content = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{source}: {file.name} is no valid JSON ({error}): save the model again"
+            f"{source}: {file.name} is no valid JSON ({in_one_line(error)}): save the model again"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{source}: {file.name} holds no JSON object: save the model again")
@@ -69,6 +69,11 @@ def load_tokenizer(folder: Path, spec: FamilySpec, source: str) -> PreTrainedTok
         ) from error
 
 
+def known_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The ids that stand for a token."""
+    return set(tokenizer.get_vocab().values())
+
+
 def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, family: Family, source: str) -> None:
     """Make the tokenizer know its mask token and the family's chat template.
 
@@ -76,10 +81,11 @@ def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, family: Family, source: st
         ValueError: if the mask token's id is none of the tokenizer's.
     """
     mask = family.mask_token_id
-    if mask == len(tokenizer) and family.spec.mask_token:
+    # Ids may have gaps, so their number says little.
+    if mask == len(tokenizer) and mask not in known_ids(tokenizer) and family.spec.mask_token:
         # Some are saved without the token that their training code adds.
         tokenizer.add_special_tokens({"mask_token": family.spec.mask_token})
-    if mask >= len(tokenizer):
+    if mask not in known_ids(tokenizer):
         raise ValueError(
             f"{source} has a tokenizer without mask token: it has {len(tokenizer)} tokens, and "
             f"mask_token_id is {mask}; give the checkpoint with its own tokenizer"
@@ -118,6 +124,7 @@ def load_network(
         ValueError: if the files do not fit the config.
     """
     stored = StoredTensors(folder, source)
+    require_layers(content, stored, source)
     spec = family.spec if family.is_original else None
     network, tied = read_network(
         folder,
@@ -204,7 +211,13 @@ def restore_rotary(network: PreTrainedModel, device: torch.device | str) -> None
     for module in network.modules():
         if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             continue
-        fresh: Any = type(module)(config=network.config)
+        try:
+            fresh: Any = type(module)(config=network.config)
+        except Exception as error:
+            raise ValueError(
+                f"{network.config._name_or_path} asks for rotary embeddings that there are none of "
+                f"({in_one_line(error)}): give a whole checkpoint with its own config.json"
+            ) from error
         for name, buffer in fresh.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device, torch.float32)
         _require_rotary(module, network.config)
@@ -242,6 +255,20 @@ def network_config(
     config.is_causal = False
     config.mask_token_id = family.mask_token_id
     return config
+
+
+def require_layers(content: Mapping[str, Any], stored: StoredTensors, source: str) -> None:
+    """Raise ValueError if config.json counts more layers than there are tensors.
+
+    Before that many are made, which may take for ever.
+    """
+    for name in ("num_hidden_layers", "n_layers"):
+        count = content.get(name)
+        if isinstance(count, int) and count > len(stored.names):
+            raise ValueError(
+                f"{source} has {name}={count} in config.json, but its files hold only "
+                f"{len(stored.names)} tensors: give a whole checkpoint with its own config.json"
+            )
 
 
 def _tie(config: Any, stored: StoredTensors, sources: Mapping[str, str]) -> bool:
@@ -298,7 +325,7 @@ def _require_rotary(module: Any, config: Any) -> None:
 
 @torch.no_grad()
 def require_bidirectional(network: PreTrainedModel, source: str) -> None:
-    """Raise ValueError if the last token does not reach the first position.
+    """Raise ValueError if the last token does not reach the first position, or the network fails.
 
     Early transformers 5 releases ignore `is_causal = False` without a word.
     """
@@ -307,8 +334,18 @@ def require_bidirectional(network: PreTrainedModel, source: str) -> None:
     embedded = torch.randn(4, width, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1)
     embedded[1, -1].neg_()
     embedded = embedded.to(network.device, network.dtype)
-    first, second = network(inputs_embeds=embedded, use_cache=False).logits[:, 0]
-    if torch.equal(first, second):
+    try:
+        logits = network(inputs_embeds=embedded, use_cache=False).logits
+    except Exception as error:
+        raise ValueError(
+            f"{source} cannot be run as its config.json and model.dtype say "
+            f"({in_one_line(error)}): give a whole checkpoint with its own config.json"
+        ) from error
+    if torch.equal(logits[0, -1], logits[1, -1]):
+        raise ValueError(
+            f"{source} answers every token alike: its weights are zero; give a whole checkpoint"
+        )
+    if torch.equal(logits[0, 0], logits[1, 0]):
         raise ValueError(
             f"{source} runs causally under this transformers release: the last token does not "
             "reach the first position; install transformers >= 5.17"

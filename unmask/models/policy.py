@@ -13,11 +13,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from unmask.errors import in_one_line
 from unmask.models.adapters import add_lora, base_of, disable_dropout, load_adapters
 from unmask.models.compilation import require_compiler
 from unmask.models.denoiser import Denoiser
 from unmask.models.families import Family, find_spec, recognise
-from unmask.models.loading import fit_tokenizer, load_network, load_tokenizer, read_json
+from unmask.models.loading import (
+    fit_tokenizer,
+    known_ids,
+    load_network,
+    load_tokenizer,
+    read_json,
+)
 from unmask.models.paths import resolve_model_path
 from unmask.models.quantization import quantize, require_quantization
 from unmask.models.settings import LoRA
@@ -56,25 +63,42 @@ class Policy:
         return self.denoiser.causal_lm is not self.denoiser.network
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt: plain text as it is, messages through the chat template."""
+        """Token ids of a prompt: plain text as it is, messages through the chat template.
+
+        Raises:
+            ValueError: if there is no template, it fails, or the text cannot be encoded.
+        """
         if isinstance(prompt, str):
-            return self.tokenizer(prompt)["input_ids"]
+            return self._tokens(prompt)
         if self.tokenizer.chat_template is None:
             raise ValueError(
                 f"the tokenizer of {self.source} has no chat template: give prompts as plain text, "
                 "or a checkpoint with one"
             )
-        text = self.tokenizer.apply_chat_template(
-            prompt,
-            add_generation_prompt=True,
-            tokenize=False,
-            **self.family.spec.template_options,
-        )
-        return self.tokenizer(str(text), add_special_tokens=False)["input_ids"]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                prompt,
+                add_generation_prompt=True,
+                tokenize=False,
+                **self.family.spec.template_options,
+            )
+        except Exception as error:
+            raise ValueError(
+                f"the chat template of {self.source} fails ({in_one_line(error)}): give messages "
+                "that it takes, or a checkpoint with another"
+            ) from error
+        return self._tokens(str(text), add_special_tokens=False)
 
     def encode_completion(self, text: str) -> list[int]:
         """Token ids of a completion, without special tokens."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._tokens(text, add_special_tokens=False)
+
+    def _tokens(self, text: str, **options: bool) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"a text cannot be tokenised ({error}): give valid UTF-8") from error
+        return self.tokenizer(text, **options)["input_ids"]
 
     def fill_canvas(self, ids: Sequence[int], canvas: int) -> list[int]:
         """Token ids of a completion, filled up with EOS to `canvas` tokens."""
@@ -220,10 +244,10 @@ def load_policy(
         attention=attention,
         device="cpu" if quantization else device,
     )
-    vocabulary = network.config.vocab_size
-    if vocabulary < len(tokenizer):
+    vocabulary, known = network.config.vocab_size, known_ids(tokenizer)
+    if vocabulary <= max(known):
         raise ValueError(
-            f"{path} has {vocabulary} embeddings for a tokenizer of {len(tokenizer)} tokens: "
+            f"{path} has {vocabulary} embeddings for a tokenizer of {max(known) + 1} tokens: "
             "they do not belong together, so save the model with its own tokenizer"
         )
     if quantization is not None:
@@ -244,8 +268,8 @@ def load_policy(
         mask_token_id=found.mask_token_id,
         shift=found.shift,
         block_length=found.block_length,
-        # Rows of the embedding beyond the tokenizer are untrained.
-        forbidden_ids=range(len(tokenizer), vocabulary),
+        # Rows of the embedding that no token has are untrained.
+        forbidden_ids=[token for token in range(vocabulary) if token not in known],
         autocast=autocast,
         compiled=compile,
     )
@@ -286,6 +310,11 @@ def _read(path: str, mask_token_id: int | None, block_length: int | None) -> _Fi
         if (folder / ADAPTER_DEFAULTS).is_file():
             defaults = read_json(folder / ADAPTER_DEFAULTS, path)
             told = defaults.pop("family", {})
+            if not isinstance(told, dict):
+                raise ValueError(
+                    f"{path} has family={told!r} in {ADAPTER_DEFAULTS}, which is none that unmask "
+                    "writes: save the adapters again"
+                )
             block_length = block_length or told.get("block_length")
             mask_token_id = told.get("mask_token_id") if mask_token_id is None else mask_token_id
     config = read_json(base / "config.json", path)

@@ -46,7 +46,9 @@ def plan_tensors(
     fused = () if spec is None else spec.fused
     plan = {}
     for name, shape in shapes.items():
-        pieces = None if name in stored else _experts(name, shape)
+        # More experts than files can hold are not counted out one by one.
+        whole = name in stored or (stored and shape[0] > len(stored))
+        pieces = None if whole else _experts(name, shape)
         pieces = pieces or _fused(name, shapes, fused) or [Piece(name)]
         plan[name] = [
             Piece(_original(piece.source, names), piece.at, piece.rows) for piece in pieces

@@ -86,9 +86,9 @@ class StoredTensors:
         if index.is_file():
             try:
                 shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                files = [folder / shard for shard in shards]
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise self._broken(index, error) from error
-            files = [folder / shard for shard in shards]
             for file in files:
                 if file.parent != folder or not file.is_file():
                     raise ValueError(
@@ -140,7 +140,8 @@ def fill(
         source: for error messages.
 
     Raises:
-        ValueError: if tensors are missing, left over, or of another shape.
+        ValueError: if tensors are missing, left over, of another shape, of no dtype to compute in,
+            or not finite.
     """
     wanted = {n: v for n, v in network.state_dict(keep_vars=True).items() if n in plan}
     _require_fit(wanted, stored, plan, source)
@@ -148,6 +149,7 @@ def fill(
     for name, target in wanted.items():
         kind = dtype if isinstance(target, nn.Parameter) else target.dtype
         state[name] = _assemble(target.shape, plan[name], stored, kind, device)
+        _require_finite(state[name], name, source)
     network.load_state_dict(state, assign=True, strict=False)
 
 
@@ -241,6 +243,8 @@ def _require_fit(
     needed = {piece.source for pieces in plan.values() for piece in pieces}
     _refuse("missing keys", needed - stored.names, source)
     _refuse("unexpected keys", stored.names - needed, source)
+    for name in needed:
+        stored.dtype(name)
     rows: dict[str, int] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, pieces in plan.items():
@@ -255,6 +259,17 @@ def _require_fit(
         if tuple(stored.shape(name)) != ((rows[name], *part[1:]) if part else part)
     }
     _refuse("mismatched keys", mismatched, source)
+
+
+def _require_finite(value: Tensor, name: str, source: str) -> None:
+    # NaN spreads to both; several times faster than looking at every value.
+    ends = torch.stack(value.aminmax()) if value.numel() else value
+    if not ends.isfinite().all():
+        raise ValueError(
+            f"{source} has weights that are NaN or infinite in {name}: they have diverged, or "
+            f"{str(value.dtype).removeprefix('torch.')} is too narrow for them; use an earlier "
+            "checkpoint or model.dtype=float32"
+        )
 
 
 def _refuse(kind: str, names: set[str] | frozenset[str], source: str) -> None:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 Remasking = Literal["low_confidence", "random", "entropy", "margin", "left_to_right"]
 Caching = Literal["none", "prefix", "dual"]
+# Logits divided by less leave float32.
+LOWEST_TEMPERATURE = 1e-30
 PARALLEL_RULES = ("threshold", "factor", "entropy_bound")
 
 
@@ -83,6 +85,11 @@ class Sampler:
                 raise ValueError(
                     f"{name}={getattr(self, name)} is out of range: give a finite number from 0 up"
                 )
+        if 0 < self.temperature < LOWEST_TEMPERATURE:
+            raise ValueError(
+                f"temperature={self.temperature} is too small to divide logits by: give 0 for the "
+                "likeliest token"
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p} is out of range: give a mass in (0, 1]")
         for name, choices in (("remasking", get_args(Remasking)), ("cache", get_args(Caching))):

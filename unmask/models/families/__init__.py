@@ -24,6 +24,25 @@ ORIGINALS = (LLADA, LLADA_MOE, DREAM, A2D_QWEN3, A2D_QWEN2, A2D_LLAMA, SDAR, LLA
 FAMILIES = (*ORIGINALS, *NATIVE)
 # In the config.json of a saved model: what `Family.record` returns.
 RECORD = "unmask_family"
+# Fields of transformers' configs that it takes any number for.
+COUNTS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "num_experts",
+    "n_routed_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "n_group",
+    "topk_group",
+)
+# transformers lists the layers as soon as it reads a config.
+MOST, MOST_LAYERS = 2**31 - 1, 10_000
 REFUSED = {
     "diffusion_gemma": "it hides tokens behind random ones instead of a mask token, and its "
     "decoder reads the cache of an encoder, so the likelihoods here do not apply",
@@ -97,10 +116,15 @@ def recognise(
     """
     spec = find_spec(config, source)
     native = spec.name == "native"
-    record = dict(config.get(RECORD) or {})
+    size = translate(spec, config, source).get("vocab_size", 0)
+    record = config.get(RECORD) or {}
+    if not isinstance(record, Mapping):
+        raise ValueError(
+            f"{source} has {RECORD}={record!r} in config.json, which is none that unmask writes: "
+            "save the model again, or leave it out"
+        )
     if native and record:
         spec = _by_name(record.get("name"), spec)
-    size = config.get("vocab_size", 0) if native else translate(spec, config, source)["vocab_size"]
     lookup = _Lookup(None if native else tokenizer, size)
     mask = _first(
         mask_token_id,
@@ -132,7 +156,7 @@ def recognise(
     if length is None and not native:
         own = config.get("block_size") if spec.block_length else None
         length = _first(spec.block_in_name(source), own, spec.block_length)
-    if length is not None and (not isinstance(length, int) or length < 1 or shift):
+    if length is not None and (not _is_count(length, MOST) or shift):
         raise ValueError(
             f"model.block_length={length!r} does not fit {source}: give a number of tokens from 1 "
             "up, and none for a family whose logits are shifted"
@@ -205,10 +229,10 @@ def translate(
         tensors: names in the checkpoint's files.
 
     Raises:
-        ValueError: if a field is missing or of another kind.
+        ValueError: if a field is missing, of another kind or out of range.
     """
     try:
-        return spec.translate(config, tensors)
+        fields = spec.translate(config, tensors)
     except KeyError as error:
         raise ValueError(
             f"{source} has no {error.args[0]} in config.json, which every {spec.name} checkpoint "
@@ -219,6 +243,15 @@ def translate(
             f"{source} has a field of another kind in config.json than {spec.name} checkpoints "
             f"have ({error}): give a whole checkpoint"
         ) from error
+    for name in COUNTS:
+        value = fields.get(name)
+        most = MOST_LAYERS if name == "num_hidden_layers" else MOST
+        if value is not None and not _is_count(value, most):
+            raise ValueError(
+                f"{source} has {value!r} in config.json for the {name} of its {spec.network} "
+                f"network, which is no number from 1 to {most}: give a whole checkpoint"
+            )
+    return fields
 
 
 class _Lookup:
@@ -240,6 +273,10 @@ def _is_token(token: Any, size: Any) -> bool:
     return whole and 0 <= token < size
 
 
+def _is_count(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
+
+
 def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
@@ -249,8 +286,9 @@ def _by_name(name: Any, default: FamilySpec) -> FamilySpec:
 
 
 def _reason(model_type: Any) -> str:
+    plain = str(model_type).lower().replace("-", "").replace("_", "")
     for name, reason in REFUSED.items():
-        if str(model_type).lower().startswith(name):
+        if plain.startswith(name.replace("_", "")):
             return f"which is not run: {reason}"
     originals = ", ".join(f"{spec.name} ({spec.model_type})" for spec in ORIGINALS)
     return (

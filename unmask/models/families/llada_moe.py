@@ -18,8 +18,7 @@ from unmask.models.families.spec import (
 
 def translate(config: Config, tensors: Collection[str]) -> dict[str, Any]:
     """Dense layers are those that `moe_layer_freq` marks with 0."""
-    layers = config["num_hidden_layers"]
-    sparse = config.get("moe_layer_freq") or [1] * layers
+    sparse = config.get("moe_layer_freq") or ()
     return {
         **qwen_fields({**config, "intermediate_size": config["dense_intermediate_size"]}),
         "num_experts": config["num_experts"],

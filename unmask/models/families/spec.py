@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,7 +80,10 @@ class FamilySpec:
 
 def rotary(config: Config, **more: Any) -> dict[str, Any]:
     """Plain rotary embeddings in the words of transformers 5."""
-    return {"rope_type": "default", "rope_theta": float(config["rope_theta"]), **more}
+    theta = float(config["rope_theta"])
+    if not 0 < theta < math.inf:
+        raise ValueError(f"rope_theta={theta} is no number above 0")
+    return {"rope_type": "default", "rope_theta": theta, **more}
 
 
 def qwen_fields(config: Config) -> dict[str, Any]:
@@ -95,7 +99,7 @@ def qwen_fields(config: Config) -> dict[str, Any]:
         "rms_norm_eps",
     )
     return {
-        **{name: config[name] for name in kept if name in config},
+        **{name: config[name] for name in kept},
         "hidden_act": config.get("hidden_act", "silu"),
         "tie_word_embeddings": bool(config.get("tie_word_embeddings", False)),
         "rope_parameters": rotary(config),
