@@ -253,10 +253,7 @@ def load_policy(
     if quantization is not None:
         quantize(network, quantization, device)
     if gradient_checkpointing:
-        # transformers renames the method during 5.x.
-        old = network.gradient_checkpointing_enable
-        getattr(network, "activation_checkpointing_enable", old)({"use_reentrant": False})
-        network.enable_input_require_grads()
+        _checkpoint_activations(network)
     module: nn.Module = network
     if files.adapters is not None:
         module = load_adapters(network, files.adapters, lora)
@@ -278,6 +275,13 @@ def load_policy(
     if files.defaults is not None:
         policy.defaults = files.defaults
     return policy
+
+
+def _checkpoint_activations(network: Any) -> None:
+    # transformers renames the method during 5.x.
+    old = network.gradient_checkpointing_enable
+    getattr(network, "activation_checkpointing_enable", old)({"use_reentrant": False})
+    network.enable_input_require_grads()
 
 
 @dataclass(frozen=True)
