@@ -45,6 +45,7 @@ from unmask.objectives import (
     VRPOOnline,
 )
 from unmask.recipe import to_yaml, validate
+from unmask.sampling.settings import Sampler
 
 
 def make_estimator(settings):
@@ -54,11 +55,13 @@ def make_estimator(settings):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_papers_estimator_and_advantage_exist_and_fit(name):
     objective = OBJECTIVES[name]()
-    assert {"estimator"} <= set(objective.paper) <= {"estimator", "advantage", "training"}
+    assert {"estimator"} <= set(objective.paper)
+    assert set(objective.paper) <= {"estimator", "advantage", "training", "sampler"}
     estimator = make_estimator(objective.paper["estimator"])
     objective.check(estimator)
     AdvantageConfig(**objective.paper.get("advantage", {}))
     TrainingConfig(**objective.paper.get("training", {}))
+    Sampler(**objective.paper.get("sampler", {}))
     if objective.rollout_estimator is not None:
         make_estimator(objective.rollout_estimator)
 

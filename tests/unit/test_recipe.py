@@ -55,6 +55,15 @@ def test_no_recipe_is_the_demonstration() -> None:
     assert load_config(["seed=3"], "train").seed == 3
 
 
+def test_justgrpo_writes_in_the_order_that_it_reads() -> None:
+    named = load_config(["objective.name=justgrpo"], "train")
+    assert isinstance(named, TrainConfig)
+    assert named.sampler.remasking == "left_to_right"
+    other = load_config(["objective.name=justgrpo", "sampler.remasking=random"], "train")
+    assert isinstance(other, TrainConfig)
+    assert other.sampler.remasking == "random"
+
+
 def test_an_unknown_recipe_lists_the_shipped_ones() -> None:
     message = refusal("sudoku-tyni")
     assert message.startswith("recipe 'sudoku-tyni' is neither a file nor a shipped recipe")

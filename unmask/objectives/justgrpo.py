@@ -35,6 +35,7 @@ class JustGRPO(Objective):
     separable: ClassVar[bool] = True
     paper: ClassVar[dict[str, dict[str, Any]]] = {
         "estimator": {"name": "left_to_right"},
+        "sampler": {"remasking": "left_to_right"},
         "advantage": {"name": "group_norm", "eps": 1e-4, "unbiased": True},
     }
 
