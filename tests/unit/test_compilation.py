@@ -110,10 +110,15 @@ def test_a_copy_compiles_its_own_layers(tmp_path: Path) -> None:
     torch.testing.assert_close(changed, logprobs(policy))
 
 
+def test_block_causal_networks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="are not compiled"):
+        load_policy(str(saved(tmp_path)), compile=True, block_length=4)
+
+
 def test_a_missing_compiler_is_said_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(ValueError, match="needs a C"):
-        load_policy("no-such-model", compile=True, device="cpu")
+        load_policy("tiny-sudoku", compile=True, device="cpu")

@@ -37,7 +37,7 @@ class ModelConfig(Section):
         attention: transformers' attention implementation.
         gradient_checkpointing: recompute activations in the backward pass.
         compile: compile the network's layers at their first pass (torch.compile); what runs with
-            a cache, or in a block-causal network, stays uncompiled.
+            a cache stays uncompiled, and block-causal networks are refused.
         lora: train low-rank adapters instead of all weights.
         mask_token_id: the mask token, where the checkpoint does not name it; null = as it says.
         block_length: of block-causal attention, where the checkpoint does not tell; null = as it

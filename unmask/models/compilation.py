@@ -10,8 +10,19 @@ from typing import Any
 import torch
 
 
-def require_compiler(device: torch.device | str) -> None:
-    """Raise ValueError where torch.compile has nothing to compile with."""
+def require_compilable(device: torch.device | str, block_length: int | None) -> None:
+    """Raise ValueError where torch.compile has nothing to compile, or nothing to compile with.
+
+    Args:
+        device: of the network.
+        block_length: of block-causal attention, whose passes are all cached or shared; None = it
+            is bidirectional.
+    """
+    if block_length is not None:
+        raise ValueError(
+            f"model.compile=true with blocks of {block_length}: passes of block-causal networks "
+            "are not compiled; leave model.compile out"
+        )
     if torch.device(device).type == "cuda":
         if importlib.util.find_spec("triton") is None:
             raise ValueError(

@@ -38,8 +38,8 @@ class Denoiser(nn.Module):
         chunk_size: positions per slice of the vocabulary projection; None = what fits in
             64 MiB of float32, or on a GPU 256 MiB, and at most 2048.
         autocast: dtype that the network computes in where its weights are float32, or None.
-        compiled: compile the network's layers at their first pass. What runs with a cache, or in
-            the strips of block-causal likelihoods, runs uncompiled.
+        compiled: compile the network's layers at their first pass, of a network that is not
+            block-causal; what runs with a cache runs uncompiled.
 
     Attributes:
         sampled_at: the temperature at which a sampler took the tokens, to score them as it did:
@@ -377,7 +377,7 @@ class Denoiser(nn.Module):
         stance: AbstractContextManager[Any] = nullcontext()
         if self.compiled:
             compile_layers(decoder)
-            if cache is not None or layout is not None:
+            if cache is not None:
                 stance = torch.compiler.set_stance("force_eager")
         # One context per pass: autocast's weight cache must not carry over from a pass without a
         # graph into one with a graph.

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unmask.errors import in_one_line
 from unmask.models.adapters import add_lora, base_of, disable_dropout, load_adapters
-from unmask.models.compilation import require_compiler
+from unmask.models.compilation import require_compilable
 from unmask.models.denoiser import Denoiser
 from unmask.models.families import Family, find_spec, recognise
 from unmask.models.loading import (
@@ -226,10 +226,10 @@ def load_policy(
     require_quantization(quantization)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if compile:
-        require_compiler(device)
     files = _read(path, mask_token_id, block_length)
     found, tokenizer = files.family, files.tokenizer
+    if compile:
+        require_compilable(device, found.block_length)
     if family not in ("auto", found.name):
         raise ValueError(
             f"model.family={family!r}, but {path} is of family {found.name!r}: "
