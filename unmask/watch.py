@@ -123,11 +123,11 @@ def model_options(given: dict[str, Any]) -> dict[str, Any]:
         ConfigError: for keys that `model` has not, and a second path.
     """
     section = given.get("model", {})
-    options = dict(validate(TrainConfig, {"model": section}).model)
+    options = validate(TrainConfig, {"model": section}).model.for_use
     if "path" in section:
         raise ConfigError(f"model.path={section['path']} beside MODEL: name the model once")
     del options["path"]
-    return {**options, "lora": None, "gradient_checkpointing": False}
+    return options
 
 
 def merge_sections(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -56,6 +56,11 @@ class ModelConfig(Section):
     block_length: int | None = Field(None, ge=1)
     quantization: Literal["4bit", "8bit"] | None = None
 
+    @property
+    def for_use(self) -> dict[str, Any]:
+        """What `load_policy` takes, without new adapters and what a backward pass needs."""
+        return {**dict(self), "lora": None, "gradient_checkpointing": False}
+
 
 class DataConfig(Section):
     """Where prompts come from.

@@ -99,9 +99,7 @@ def run_evaluation(
     data = evaluation_data(config, task)
     if policy is None:
         on_progress("loading the model")
-        # Adapters and what saves memory in a backward pass are for training.
-        unused = {"lora": None, "gradient_checkpointing": False}
-        policy = load_policy(**{**dict(config.model), **unused})
+        policy = load_policy(**config.model.for_use)
     examples = encode_examples(
         data,
         encoder(policy, config),
