@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,12 @@ def load_for_training(config: TrainConfig | SFTConfig, device: torch.device) -> 
         seed=config.seed,
         device=device,
     )
+
+
+def describe(policy: Policy, config: TrainConfig | SFTConfig) -> None:
+    """Keep in the policy what it was trained with, for commands that are given it alone."""
+    told = {name: getattr(config.task, name) for name in ("name", "prompt", "options")}
+    policy.defaults = {"sampler": asdict(config.sampler), "task": told}
 
 
 def task_of(config: TrainConfig) -> Task:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +28,7 @@ from unmask.training.optimization import build_optimizer, build_scheduler
 from unmask.training.policy_gradient import Completions, streamed_backward
 from unmask.training.run import Run
 from unmask.training.run_folder import peak_memory_bytes
-from unmask.training.setup import load_for_training
+from unmask.training.setup import describe, load_for_training
 from unmask.training.update import make_engine
 
 if TYPE_CHECKING:
@@ -263,6 +263,5 @@ def _load(config: SFTConfig, task: Task, device: torch.device) -> Policy:
         autocast = torch.bfloat16 if config.training.precision == "bf16" else None
         denoiser = Denoiser(network, mask_token_id=family.mask_token_id, autocast=autocast)
         policy = Policy(denoiser.to(device), tokenizer, family, source=None)
-    told = {name: getattr(config.task, name) for name in ("name", "prompt", "options")}
-    policy.defaults = {"sampler": asdict(config.sampler), "task": told}
+    describe(policy, config)
     return policy

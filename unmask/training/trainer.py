@@ -30,7 +30,7 @@ from unmask.training.rewards import RewardFunction
 from unmask.training.rollout import Rollout, collect, summarise_records
 from unmask.training.run import Run
 from unmask.training.run_folder import peak_memory_bytes
-from unmask.training.setup import build_config, build_problems, load_for_training
+from unmask.training.setup import build_config, build_problems, describe, load_for_training
 from unmask.training.update import Round, Updater
 from unmask.training.values import prompt_values
 
@@ -368,19 +368,12 @@ class Trainer:
             return
         progress.best, progress.best_rollout = score, progress.rollout
         if progress.rollout and self.config.evaluation.keep_best:
-            self._describe_policy()
+            describe(self.policy, self.config)
             self.run.save_model(self.policy, self._model, "best")
-
-    def _describe_policy(self) -> None:
-        task = self.config.task
-        self.policy.defaults = {
-            "sampler": asdict(self.config.sampler),
-            "task": {"name": task.name, "prompt": task.prompt, "options": task.options},
-        }
 
     def _finish(self) -> dict[str, Any]:
         progress = self.progress
-        self._describe_policy()
+        describe(self.policy, self.config)
         self.run.save_model(self.policy, self._model)
         results = {
             "before": progress.before,
