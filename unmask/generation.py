@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from unmask.maskings import derive_seed
 from unmask.models.policy import Policy, Prompt
-from unmask.sampling.sampler import OnStep, Reveal, Samples, sample as sample_batch
+from unmask.sampling.sampler import OnReveal, OnStep, Samples, sample as sample_batch
 from unmask.sampling.settings import Sampler
 
 
@@ -42,7 +42,7 @@ def generate(
     *,
     max_tokens: int = 16384,
     on_step: OnStep | None = None,
-    on_reveal: Callable[[Reveal], None] | None = None,
+    on_reveal: OnReveal | None = None,
 ) -> Samples:
     """Sample a completion for each encoded prompt, at most `max_tokens` tokens at a time.
 

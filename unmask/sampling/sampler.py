@@ -105,6 +105,9 @@ class Reveal:
     index: Tensor
 
 
+OnReveal = Callable[[Reveal], None]
+
+
 def completion_lengths(ids: Tensor, eos_ids: Iterable[int]) -> Tensor:
     """Tokens up to and including the first EOS, the whole length where there is none: int64 [B].
 
@@ -128,7 +131,7 @@ def sample(
     eos_ids: Sequence[int] = (),
     max_tokens: int | None = None,
     on_step: OnStep | None = None,
-    on_reveal: Callable[[Reveal], None] | None = None,
+    on_reveal: OnReveal | None = None,
 ) -> Samples:
     """Write B completions by iterative unmasking (LLaDA, arXiv 2502.09992, Algorithm 5).
 

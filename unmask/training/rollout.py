@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from unmask.advantages import ADVANTAGES
-from unmask.config import TrainConfig
+from unmask.config import AdvantageConfig, TrainConfig
 from unmask.generation import prompt_text
 from unmask.maskings import derive_seed
 from unmask.models.policy import Policy
 from unmask.sampling.entropies import Entropies
-from unmask.sampling.sampler import OnStep, Reveal
+from unmask.sampling.sampler import OnReveal, OnStep, Reveal
 from unmask.training.data import Example
 from unmask.training.mismatch import Mismatch
 from unmask.training.policy_gradient import Completions
@@ -115,21 +115,16 @@ def collect(
     Raises:
         RewardError: see `unmask.training.rewards.score`.
     """
-    sampler, advantage = config.sampler, config.advantage
+    sampler = config.sampler
     group_size, max_tokens = config.training.num_generations, config.training.tokens_per_pass
     repeated = [example for example in examples for _ in range(group_size)]
     sequence_ids = list(range(first_sequence, first_sequence + len(repeated)))
     seeds = [derive_seed("rollout", config.seed, rollout, number) for number in sequence_ids]
     device = policy.denoiser.device
     gap = Mismatch(config.mismatch, sampler, seeds)
-    entropies = Entropies(len(repeated), sampler.gen_length, device)
-    wanted = [gap.probe, entropies if config.estimator.reads_entropy else None]
-    observers = [observer for observer in wanted if observer is not None]
-
-    def observe(reveal: Reveal) -> None:
-        for observer in observers:
-            observer(reveal)
-
+    entropies = None
+    if config.estimator.reads_entropy:
+        entropies = Entropies(len(repeated), sampler.gen_length, device)
     scored = write_and_score(
         policy,
         repeated,
@@ -139,18 +134,11 @@ def collect(
         exact=problems.exact,
         max_tokens=max_tokens,
         on_step=on_step,
-        on_reveal=observe if observers else None,
+        on_reveal=_together(gap.probe, entropies),
     )
     samples, ids = scored.samples, scored.samples.completion_ids.tolist()
     rewards = torch.tensor(scored.totals, dtype=torch.float64)
-    options = {
-        "group_norm": {"eps": advantage.eps, "unbiased": advantage.unbiased},
-        "rloo_scaled": {"eps": advantage.eps},
-    }.get(advantage.name, {})
-    if group_size > 1:
-        advantages = ADVANTAGES[advantage.name](rewards, group_size, **options).float()
-    else:
-        advantages = torch.zeros(len(rewards))  # an objective that compares nothing reads none
+    advantages = _advantages(rewards, group_size, config.advantage)
     prompt_ids, prompt_mask = policy.pad_prompts([example.prompt_ids for example in repeated])
     prompt_ids, prompt_mask = prompt_ids.to(device), prompt_mask.to(device)
     weights = gap.weights(policy.denoiser, prompt_ids, prompt_mask, samples, max_tokens)
@@ -185,9 +173,30 @@ def collect(
         records,
         int((samples.step_map < sampler.steps).sum()),
         samples.num_forwards,
-        entropy=entropies.values.cpu() if config.estimator.reads_entropy else None,
+        entropy=None if entropies is None else entropies.values.cpu(),
         mismatch=gap.measure(policy.denoiser, prompt_ids, prompt_mask, max_tokens),
     )
+
+
+def _together(*observers: OnReveal | None) -> OnReveal | None:
+    """One observer of the sampler in place of those that there are; None if there are none."""
+    present = [observer for observer in observers if observer is not None]
+
+    def observe(reveal: Reveal) -> None:
+        for observer in present:
+            observer(reveal)
+
+    return observe if present else None
+
+
+def _advantages(rewards: Tensor, group_size: int, settings: AdvantageConfig) -> Tensor:
+    if group_size == 1:
+        return torch.zeros(len(rewards))  # an objective that compares nothing reads none
+    options = {
+        "group_norm": {"eps": settings.eps, "unbiased": settings.unbiased},
+        "rloo_scaled": {"eps": settings.eps},
+    }.get(settings.name, {})
+    return ADVANTAGES[settings.name](rewards, group_size, **options).float()
 
 
 def summarise_records(records: Sequence[dict[str, Any]], zero_std: float) -> dict[str, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from unmask.generation import as_reply, generate
 from unmask.models.policy import Policy
-from unmask.sampling.sampler import OnStep, Reveal, Samples
+from unmask.sampling.sampler import OnReveal, OnStep, Samples
 from unmask.sampling.settings import Sampler
 from unmask.training.data import Example
 from unmask.training.rewards import RewardTerm, score
@@ -42,7 +42,7 @@ def write_and_score(
     exact: Callable[..., Sequence[float | None]] | None = None,
     max_tokens: int,
     on_step: OnStep | None = None,
-    on_reveal: Callable[[Reveal], None] | None = None,
+    on_reveal: OnReveal | None = None,
 ) -> Scored:
     """Sample and score.
 
